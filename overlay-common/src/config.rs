@@ -1,0 +1,116 @@
+//! The one entry of the `CONFIG` map: everything the programs must know about this node.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::addr::{Addr, MaskedPrefix};
+
+/// Version of every layout in this crate. Bumped whenever a map's key, value or meaning changes.
+///
+/// 0 in [`Config::abi`] means "not configured": the programs then pass every packet untouched.
+pub const ABI_VERSION: u32 = 1;
+
+/// [`Config::flags`]: refuse tunnel packets that fail the peer check. Unset until the first complete list of leases
+/// has been programmed: until then the check counts but lets the packet pass (fails open).
+pub const FLAG_ENFORCE_PEERS: u32 = 1 << 0;
+
+/// [`Config::flags`]: another VXLAN device on this node uses our UDP port, so a packet with a VNI that is not ours is
+/// left to it instead of being refused.
+pub const FLAG_PORT_SHARED: u32 = 1 << 1;
+
+/// [`Config::flags`]: the device carries Group Based Policy marks. Packets with a mark are left to the kernel device,
+/// and the GBP bit and policy fields of received packets are accepted.
+pub const FLAG_GBP: u32 = 1 << 2;
+
+/// [`Config::fib_flags`]: `BPF_FIB_LOOKUP_OUTPUT`, on every kernel that has the helper.
+pub const FIB_LOOKUP_OUTPUT: u32 = 1 << 1;
+/// [`Config::fib_flags`]: `BPF_FIB_LOOKUP_MARK` (kernel 6.10): policy routing by the packet's mark.
+pub const FIB_LOOKUP_MARK: u32 = 1 << 5;
+
+/// [`Config::log_level`]: log nothing from the programs.
+pub const LOG_OFF: u32 = 0;
+/// [`Config::log_level`]: log failures after a packet was modified (a packet is lost).
+pub const LOG_ERRORS: u32 = 1;
+/// [`Config::log_level`]: also log every refused tunnel packet. For debugging: an attacker controls the rate.
+pub const LOG_REFUSALS: u32 = 2;
+
+/// What the programs know about this node. One entry, index 0 of the `CONFIG` array map.
+///
+/// Numbers are in host byte order; addresses, the port, the VNI and MAC addresses in network byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Config {
+    /// [`ABI_VERSION`] of the agent that wrote this entry; the programs pass everything unless it is theirs.
+    pub abi: u32,
+    /// `FLAG_*` bits.
+    pub flags: u32,
+    /// `LOG_*` level of the programs' log.
+    pub log_level: u32,
+    /// Interface index of the underlay device that encapsulated packets leave by.
+    pub underlay_ifindex: u32,
+    /// Flags for `bpf_fib_lookup`, chosen by the agent by what the kernel knows.
+    pub fib_flags: u32,
+    /// Lowest UDP source port, inclusive.
+    pub source_port_min: u16,
+    /// Highest UDP source port, exclusive (as `udp_flow_src_port` treats `ip_local_port_range`).
+    pub source_port_max: u16,
+    /// UDP destination port of the overlay, network byte order.
+    pub port: [u8; 2],
+    /// TTL of the outer header (`net.ipv4.ip_default_ttl`, as the kernel device does with `ttl auto`).
+    pub ttl: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// VXLAN network identifier, 24 bits, network byte order.
+    pub vni: [u8; 3],
+    /// Zero.
+    pub reserved2: u8,
+    /// MAC address of this node's VTEP device.
+    pub vtep_mac: [u8; 6],
+    /// Longest outer IP packet in bytes that the programs send; the kernel device takes longer ones. The underlay's MTU,
+    /// or the smallest MTU of a route out of it: `bpf_fib_lookup` heeds a route's MTU only where it is locked.
+    pub max_segment: u16,
+    /// Underlay address of this node's VTEP.
+    pub vtep: Addr,
+    /// This node's pod subnet, IPv4; [`MaskedPrefix::NONE`] when it has none.
+    pub subnet_v4: MaskedPrefix,
+    /// This node's pod subnet, IPv6; [`MaskedPrefix::NONE`] when it has none.
+    pub subnet_v6: MaskedPrefix,
+}
+
+const _: () = assert!(size_of::<Config>() == 120);
+
+impl Config {
+    /// Passes every packet untouched: what the map holds before an agent has configured it.
+    pub const UNCONFIGURED: Self = Self {
+        abi: 0,
+        flags: 0,
+        log_level: LOG_OFF,
+        underlay_ifindex: 0,
+        fib_flags: 0,
+        source_port_min: 0,
+        source_port_max: 0,
+        port: [0; 2],
+        ttl: 0,
+        reserved: 0,
+        vni: [0; 3],
+        reserved2: 0,
+        vtep_mac: [0; 6],
+        max_segment: 0,
+        vtep: Addr::UNSPECIFIED,
+        subnet_v4: MaskedPrefix::NONE,
+        subnet_v6: MaskedPrefix::NONE,
+    };
+
+    /// Whether all of `flags` are set.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags == flags
+    }
+
+    /// Whether `address` lies in this node's pod subnet of either family.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_local(&self, address: &Addr) -> bool {
+        self.subnet_v4.contains(address) || self.subnet_v6.contains(address)
+    }
+}

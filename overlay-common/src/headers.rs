@@ -1,0 +1,191 @@
+//! Header layouts as they are on the wire: byte arrays in network byte order, no padding.
+//!
+//! Aligned to 2 bytes, as every header behind an Ethernet header in an aligned buffer is: the BPF target then compares
+//! half-words instead of bytes.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Length of an Ethernet header in bytes.
+pub const ETH_LEN: u32 = 14;
+/// Length of an IPv4 header without options, in bytes.
+pub const IPV4_LEN: u32 = 20;
+/// Length of a UDP header in bytes.
+pub const UDP_LEN: u32 = 8;
+/// Length of a VXLAN header in bytes.
+pub const VXLAN_LEN: u32 = 8;
+
+/// `EtherType` of IPv4, network byte order.
+pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
+
+/// IP protocol number of TCP.
+pub const IPPROTO_TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const IPPROTO_UDP: u8 = 17;
+
+/// The first word of a VXLAN header whose VNI is valid and that has no extension (RFC 7348 §5).
+pub const VXLAN_FLAGS: [u8; 4] = [0x08, 0, 0, 0];
+/// The bit of the first byte that Group Based Policy sets (draft-smith-vxlan-group-policy).
+pub const VXLAN_GBP_BIT: u8 = 0x80;
+
+/// Ethernet II header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct EthHeader {
+    /// Destination address.
+    pub dst: [u8; 6],
+    /// Source address.
+    pub src: [u8; 6],
+    /// `EtherType`.
+    pub ethertype: [u8; 2],
+}
+
+/// IPv4 header without options (RFC 791).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct Ipv4Header {
+    /// Version (4) and header length in 32-bit words.
+    pub version_ihl: u8,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Length of header and payload in bytes.
+    pub total_len: [u8; 2],
+    /// Identification.
+    pub id: [u8; 2],
+    /// Flags and fragment offset.
+    pub fragment: [u8; 2],
+    /// Time to live.
+    pub ttl: u8,
+    /// Payload protocol.
+    pub protocol: u8,
+    /// Header checksum.
+    pub checksum: [u8; 2],
+    /// Source address.
+    pub src: [u8; 4],
+    /// Destination address.
+    pub dst: [u8; 4],
+}
+
+/// UDP header (RFC 768).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct UdpHeader {
+    /// Source port.
+    pub src: [u8; 2],
+    /// Destination port.
+    pub dst: [u8; 2],
+    /// Length of header and payload in bytes.
+    pub len: [u8; 2],
+    /// Checksum; 0 is "none" over IPv4.
+    pub checksum: [u8; 2],
+}
+
+/// VXLAN header (RFC 7348 §5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct VxlanHeader {
+    /// Flags and reserved bits, or Group Based Policy fields.
+    pub flags: [u8; 4],
+    /// VXLAN network identifier.
+    pub vni: [u8; 3],
+    /// Reserved, zero.
+    pub reserved: u8,
+}
+
+/// What encapsulation puts before an inner IPv4 packet over an IPv4 underlay: 64 bytes in one store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct EncapV4 {
+    /// Outer Ethernet header; its addresses are filled in by the neighbour subsystem on redirect.
+    pub eth: EthHeader,
+    /// Outer IPv4 header.
+    pub ip: Ipv4Header,
+    /// Outer UDP header.
+    pub udp: UdpHeader,
+    /// VXLAN header.
+    pub vxlan: VxlanHeader,
+    /// Inner Ethernet header.
+    pub inner_eth: EthHeader,
+}
+
+/// What a tunnel packet looks like after its outer IPv4 header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct TunnelV4 {
+    /// Outer UDP header.
+    pub udp: UdpHeader,
+    /// VXLAN header.
+    pub vxlan: VxlanHeader,
+    /// Inner Ethernet header.
+    pub inner_eth: EthHeader,
+    /// Inner IPv4 header, first 20 bytes.
+    pub inner_ip: Ipv4Header,
+}
+
+const _: () = assert!(size_of::<EthHeader>() == ETH_LEN as usize);
+const _: () = assert!(size_of::<Ipv4Header>() == IPV4_LEN as usize);
+const _: () = assert!(size_of::<UdpHeader>() == UDP_LEN as usize);
+const _: () = assert!(size_of::<VxlanHeader>() == VXLAN_LEN as usize);
+const _: () = assert!(size_of::<EncapV4>() == 64);
+const _: () = assert!(size_of::<TunnelV4>() == 50);
+
+impl Ipv4Header {
+    /// Length of the header with options, in bytes; `None` unless this is an IPv4 header of legal length.
+    #[inline(always)]
+    #[must_use]
+    pub const fn header_len(&self) -> Option<u32> {
+        let words = (self.version_ihl & 0x0f) as u32;
+        if self.version_ihl >> 4 == 4 && words >= 5 {
+            Some(words * 4)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the packet is a fragment: more follow, or this is not the first.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_fragment(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & 0x3fff != 0
+    }
+
+    /// Whether the packet is a fragment other than the first, so that its payload does not start with a transport
+    /// header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & 0x1fff != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(version_ihl: u8, fragment: u16) -> Ipv4Header {
+        Ipv4Header {
+            version_ihl,
+            fragment: fragment.to_be_bytes(),
+            ..Ipv4Header::zeroed()
+        }
+    }
+
+    #[test]
+    fn header_length_needs_version_four_and_five_words() {
+        assert_eq!(header(0x45, 0).header_len(), Some(20));
+        assert_eq!(header(0x4f, 0).header_len(), Some(60));
+        for bad in [0x44, 0x65, 0x05, 0xff, 0x00] {
+            assert_eq!(header(bad, 0).header_len(), None, "{bad:#x}");
+        }
+    }
+
+    #[test]
+    fn fragments_are_told_from_the_dont_fragment_bit() {
+        assert!(!header(0x45, 0x4000).is_fragment(), "DF alone is no fragment");
+        assert!(header(0x45, 0x2000).is_fragment(), "MF");
+        assert!(
+            !header(0x45, 0x2000).is_later_fragment(),
+            "MF with offset 0 is the first"
+        );
+        assert!(header(0x45, 0x0001).is_fragment() && header(0x45, 0x0001).is_later_fragment());
+    }
+}
