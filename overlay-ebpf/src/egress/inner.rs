@@ -1,0 +1,39 @@
+//! The packet that is to be encapsulated.
+
+use overlay_common::addr::Addr;
+use overlay_common::headers::{ETH_LEN, ETHERTYPE_IPV4, Ipv4Header};
+use overlay_common::reason::Reason;
+
+use crate::skb::Skb;
+
+/// What the encapsulation must know about the inner packet.
+pub(crate) struct Inner {
+    /// Destination address.
+    pub(crate) dst: Addr,
+    /// TOS byte or traffic class.
+    pub(crate) tos: u8,
+    /// Protocol after the IP header.
+    pub(crate) protocol: u8,
+    /// Length of the IP header in bytes.
+    pub(crate) header_len: u32,
+    /// Length of the IP packet in bytes, all segments of a GSO packet together.
+    pub(crate) len: u32,
+}
+
+/// Reads the inner packet's IP header.
+#[inline(always)]
+pub(crate) fn parse(skb: &Skb<'_>) -> Result<Inner, Reason> {
+    if skb.protocol() != ETHERTYPE_IPV4 {
+        return Err(Reason::EgressNotIp);
+    }
+    let ip: &Ipv4Header = skb.view(ETH_LEN).ok_or(Reason::EgressNotIp)?;
+    let header_len = ip.header_len().ok_or(Reason::EgressNotIp)?;
+    Ok(Inner {
+        dst: Addr::from_v4(ip.dst),
+        tos: ip.tos,
+        protocol: ip.protocol,
+        header_len,
+        // The frame's length, not the header's: what follows the IP packet is carried along, as the kernel device does.
+        len: skb.len - ETH_LEN,
+    })
+}

@@ -1,0 +1,134 @@
+//! Questions to the kernel's routing table.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH,
+    BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+};
+use aya_ebpf::helpers::bpf_fib_lookup;
+use bytemuck::{Pod, Zeroable};
+use overlay_common::addr::Addr;
+use overlay_common::config::{Config, FIB_LOOKUP_MARK};
+use overlay_common::headers::{IPPROTO_UDP, Ipv4Header};
+use overlay_common::reason::Reason;
+
+use crate::skb::{Skb, len_of};
+
+const AF_INET: u8 = 2;
+
+/// `struct bpf_fib_lookup` of `linux/bpf.h`, with the members of its unions that are used here. The last 12 bytes hold
+/// MAC addresses that are not asked for, or the mark that the lookup is made with.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Lookup {
+    family: u8,
+    l4_protocol: u8,
+    sport: [u8; 2],
+    dport: [u8; 2],
+    total_len: u16,
+    ifindex: u32,
+    tos: [u8; 4],
+    src: [u8; 16],
+    dst: [u8; 16],
+    table: u32,
+    mark: u32,
+    macs: [u8; 8],
+}
+
+const _: () = assert!(size_of::<Lookup>() == size_of::<FibLookup>());
+const LOOKUP_LEN: i32 = len_of::<Lookup>().cast_signed();
+
+/// The way to a peer: what `bpf_redirect_neigh` takes.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct NextHop {
+    /// `AF_INET` or `AF_INET6`: a gateway may be of the other family.
+    family: u32,
+    address: [u8; 16],
+}
+
+/// The next hop towards the VTEP at `vtep`, out of the underlay device, for segments of `segment_len` bytes (outer IP
+/// header included). Asks as the kernel device does (`udp_tunnel_dst_lookup`), so policy routing by mark, multipath and
+/// the route's MTU are honoured.
+#[inline(always)]
+pub(crate) fn to_peer(
+    skb: &Skb<'_>,
+    config: &Config,
+    vtep: &Addr,
+    source_port: [u8; 2],
+    tos: u8,
+    segment_len: u16,
+) -> Result<NextHop, Reason> {
+    let mark = skb.mark();
+    let mut lookup = Lookup {
+        family: AF_INET,
+        l4_protocol: IPPROTO_UDP,
+        sport: source_port,
+        dport: config.port,
+        total_len: segment_len,
+        ifindex: config.underlay_ifindex,
+        tos: [tos, 0, 0, 0],
+        src: v4_member(config.vtep.low_v4()),
+        dst: v4_member(vtep.low_v4()),
+        table: 0,
+        mark: 0,
+        macs: [0; 8],
+    };
+    if config.fib_flags & FIB_LOOKUP_MARK != 0 {
+        lookup.mark = mark;
+    } else if mark != 0 {
+        // This kernel cannot look up by mark from a program; the kernel device can.
+        return Err(Reason::NoRoute);
+    }
+    match ask(skb, &mut lookup, config.fib_flags) {
+        BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == config.underlay_ifindex => Ok(NextHop {
+            family: u32::from(lookup.family),
+            address: lookup.dst,
+        }),
+        // The redirect would resolve it, too, but send the queued packet by the route that it still carries: that to the
+        // VTEP device (`neigh_update` looks the neighbour up again by `skb_dst`).
+        BPF_FIB_LKUP_RET_NO_NEIGH => Err(Reason::NoNeighbour),
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => Err(Reason::TooBig),
+        _ => Err(Reason::NoRoute),
+    }
+}
+
+/// Whether the kernel would deliver a packet with this outer header to a socket of this node.
+#[inline(always)]
+pub(crate) fn is_local(skb: &Skb<'_>, ip: &Ipv4Header) -> bool {
+    let mut lookup = Lookup {
+        family: AF_INET,
+        l4_protocol: ip.protocol,
+        ifindex: skb.ifindex(),
+        tos: [ip.tos, 0, 0, 0],
+        src: v4_member(ip.src),
+        dst: v4_member(ip.dst),
+        ..Lookup::zeroed()
+    };
+    // Where forwarding is off, a packet that is not local goes nowhere.
+    matches!(
+        ask(skb, &mut lookup, 0),
+        BPF_FIB_LKUP_RET_NOT_FWDED | BPF_FIB_LKUP_RET_FWD_DISABLED
+    )
+}
+
+/// The answer of `bpf_fib_lookup`: `BPF_FIB_LKUP_RET_*`, or a code beyond them if it fails.
+#[inline(always)]
+fn ask(skb: &Skb<'_>, lookup: &mut Lookup, flags: u32) -> u32 {
+    // SAFETY: `lookup` has the layout and size of `struct bpf_fib_lookup`, which the helper reads and writes.
+    let answer = unsafe {
+        bpf_fib_lookup(
+            skb.raw().cast(),
+            core::ptr::from_mut(lookup).cast(),
+            LOOKUP_LEN,
+            flags,
+        )
+    };
+    // A negative errno is none of the answers.
+    u32::try_from(answer).unwrap_or(u32::MAX)
+}
+
+/// The IPv4 member of a union with an IPv6 address.
+#[inline(always)]
+const fn v4_member([a, b, c, d]: [u8; 4]) -> [u8; 16] {
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
