@@ -1,0 +1,61 @@
+//! What the operator asked for and what this node is.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::net_conf::NetConf;
+
+/// Which dataplane carries overlay packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Dataplane {
+    /// eBPF programs on the hooks, the kernel device as fallback.
+    Ebpf,
+    /// The kernel device alone, as flannel does.
+    Kernel,
+}
+
+/// What the operator asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Name of this node: its own lease is found by it.
+    pub node: String,
+    /// flannel's network configuration.
+    pub net_conf: NetConf,
+    /// Which dataplane to use.
+    pub dataplane: Dataplane,
+    /// `overlay_common::config::LOG_*` level of the programs' log.
+    pub log_level: u32,
+}
+
+/// The device that encapsulated packets leave by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Underlay {
+    /// Interface name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// MTU of the device in bytes.
+    pub mtu: u32,
+    /// The address of the device that packets leave with.
+    pub address: IpAddr,
+}
+
+/// What the agent found out about its node. Read again before each plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeFacts {
+    /// The device that encapsulated packets leave by.
+    pub underlay: Underlay,
+    /// Smallest MTU in bytes that a route out of the underlay device carries, if any does.
+    pub smallest_route_mtu: Option<u32>,
+    /// `net.ipv4.ip_local_port_range`: lowest and highest source port, as the sysctl prints them.
+    pub local_port_range: (u16, u16),
+    /// `net.ipv4.ip_default_ttl`.
+    pub default_ttl: u8,
+    /// Flags for `bpf_fib_lookup` that this kernel knows.
+    pub fib_flags: u32,
+    /// Whether a VXLAN device other than ours uses our UDP port.
+    pub port_shared: bool,
+    /// Addresses with prefix of the underlay device, for messages.
+    pub underlay_prefixes: Vec<IpNet>,
+}
