@@ -1,0 +1,96 @@
+//! `overlay-agent cleanup`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow};
+use overlay_common::maps::DEFAULT_MAX_PEERS;
+use overlay_core::diff::cleanup_plan;
+use overlay_core::net_conf::device_name;
+use overlay_core::observed::{Observed, ObservedDataplane};
+
+use super::args::CleanupArgs;
+use super::settings::net_conf;
+use crate::control::groups::is_dataplane;
+use crate::dataplane::{AttachChoice, Dataplane};
+use crate::lock::{self, Lock};
+use crate::netlink::Netlink;
+use crate::text::count;
+
+pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    let device = device_name(vni(args)?);
+    let lock = Lock::acquire(Path::new(lock::DIRECTORY), &device)
+        .context("the agent must be stopped before what it made is removed")?;
+    let netlink = Netlink::connect()?;
+    let mut dataplane = Dataplane::open(args.pin_dir.clone(), AttachChoice::Auto, DEFAULT_MAX_PEERS);
+    let observed = Observed {
+        device: netlink
+            .observe_device(&device)
+            .await
+            .with_context(|| format!("cannot examine {device}"))?,
+        dataplane: pinned(&dataplane, &args.pin_dir),
+    };
+    let plan = cleanup_plan(&observed, &device);
+    let mut failed = 0_usize;
+    for step in &plan.steps {
+        let result = match &mut dataplane {
+            Ok(dataplane) if is_dataplane(&step.action) => dataplane.execute(&step.action),
+            Err(error) if is_dataplane(&step.action) => Err(anyhow!("{error:#}")),
+            Ok(_) | Err(_) => netlink.execute(&device, &step.action).await,
+        };
+        match result {
+            Ok(()) => writeln!(out, "- {}  ({})", step.action, step.why)?,
+            Err(error) => {
+                failed += 1;
+                log::error!("failed: {step}: {error:#}");
+            }
+        }
+    }
+    for note in &plan.notes {
+        writeln!(out, "left: {note}")?;
+    }
+    if failed > 0 {
+        log::error!(
+            "{} could not be carried out: repair what is named above and repeat",
+            count(failed, "step")
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    lock.remove()?;
+    if plan.steps.is_empty() {
+        writeln!(out, "nothing to do for {device}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is pinned. What cannot be read must go all the same.
+fn pinned(dataplane: &Result<Dataplane>, pin_dir: &Path) -> Option<ObservedDataplane> {
+    match dataplane {
+        Ok(dataplane) => dataplane.observe().unwrap_or_else(|error| {
+            log::warn!(
+                "cannot read all of {}, removing it without a look: {error:#}",
+                pin_dir.display()
+            );
+            Some(ObservedDataplane::default())
+        }),
+        // Without BPF nothing can be pinned, unless it was taken from this process only.
+        Err(_) => pin_dir.exists().then(ObservedDataplane::default),
+    }
+}
+
+/// From `--vni`, the configuration that was named, the one in the usual place, or flannel's default.
+fn vni(args: &CleanupArgs) -> Result<u32> {
+    if let Some(vni) = args.vni {
+        return Ok(vni);
+    }
+    let default = Path::new(CleanupArgs::DEFAULT_NET_CONF);
+    let path = match &args.net_config_path {
+        Some(path) => path,
+        None if default.exists() => default,
+        None => return Ok(1),
+    };
+    let conf = net_conf(path).context("cannot tell the VNI (--vni gives it without this file)")?;
+    Ok(conf.backend.vni)
+}

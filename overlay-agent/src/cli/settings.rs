@@ -1,0 +1,53 @@
+//! From flags and files to what the planner wants to know.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use overlay_core::model::Settings;
+use overlay_core::net_conf::NetConf;
+
+use super::args::{Attach, NodeArgs};
+use crate::dataplane::AttachChoice;
+use crate::node::Options;
+
+/// Reads flannel's network configuration.
+pub(super) fn net_conf(path: &Path) -> Result<NetConf> {
+    let text = fs::read_to_string(path).with_context(|| {
+        format!(
+            "cannot read the network configuration {} (--net-config-path)",
+            path.display()
+        )
+    })?;
+    NetConf::parse(&text).with_context(|| format!("network configuration {}", path.display()))
+}
+
+/// What the operator asked for.
+pub(super) fn settings(args: &NodeArgs) -> Result<Settings> {
+    Ok(Settings {
+        node: args.node.clone(),
+        net_conf: net_conf(&args.net_config_path)?,
+        dataplane: args.dataplane.into(),
+        log_level: args.ebpf_log.level(),
+    })
+}
+
+/// How this node's kernel is reached.
+pub(super) fn options(args: &NodeArgs, settings: &Settings) -> Options {
+    Options {
+        iface: args.iface.clone(),
+        attach: args.attach.into(),
+        max_peers: args.max_peers,
+        ..Options::new(settings, args.pin_dir.clone())
+    }
+}
+
+impl From<Attach> for AttachChoice {
+    fn from(attach: Attach) -> Self {
+        match attach {
+            Attach::Auto => Self::Auto,
+            Attach::Tcx => Self::Tcx,
+            Attach::Clsact => Self::Clsact,
+        }
+    }
+}

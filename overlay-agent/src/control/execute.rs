@@ -1,0 +1,286 @@
+//! Carries out a plan: keeps its order, isolates its failures.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::mem::discriminant;
+
+use overlay_common::config::{Config, FLAG_ENFORCE_PEERS};
+use overlay_core::action::{Action, Step};
+use overlay_core::observed::Observed;
+use overlay_core::order::Failures;
+use tokio::time::Instant;
+
+use super::groups::{Group, groups};
+use super::kernel::Kernel;
+use super::retries::Retries;
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Report<'a> {
+    /// The steps that were carried out.
+    pub done: Vec<(Group, &'a Step)>,
+    /// How many steps failed, or wait: for a failed one before them, or for their own next attempt.
+    pub not_done: usize,
+    /// The groups that are not complete.
+    pub incomplete: BTreeSet<Group>,
+    /// The peer check was to be enforced and is not, because a peer could not be made known to it.
+    pub check_open: bool,
+}
+
+/// Carries out `steps` in their order.
+///
+/// A step that relies on one that failed waits ([`Failures`] says which); every other one is carried out. So one bad
+/// peer never delays another, and where eBPF does not work the kernel's device is programmed all the same.
+///
+/// A peer check that is still open is not closed while it does not know every peer: it would refuse what the kernel
+/// delivers.
+pub async fn execute<'a, K: Kernel>(
+    kernel: &mut K,
+    steps: &'a [Step],
+    observed: &Observed,
+    retries: &mut Retries,
+) -> Report<'a> {
+    let mut run = Run {
+        report: Report::default(),
+        failures: Failures::none(observed),
+        unknown_peer: false,
+        observed,
+        retries,
+    };
+    let mut planned = BTreeSet::new();
+    let steps: Vec<_> = steps.iter().zip(groups(steps, observed)).collect();
+    // Steps of one kind do not rely on each other, so the kernel may get many at once.
+    for kind in steps.chunk_by(|(a, _), (b, _)| discriminant(&a.action) == discriminant(&b.action)) {
+        let mut ready = Vec::with_capacity(kind.len());
+        for (step, group) in kind {
+            let name = step.action.to_string();
+            if run.waits(&step.action, &name) {
+                run.not_done(step, *group);
+            } else if let Some(actual) = run.actual(&step.action) {
+                ready.push((*step, *group, name.clone(), actual));
+            }
+            planned.insert(name);
+        }
+        let actions: Vec<&Action> = ready.iter().map(|(.., actual)| actual.as_ref()).collect();
+        let results = kernel.execute(&actions).await;
+        for ((step, group, name, actual), result) in ready.iter().zip(results) {
+            match result {
+                Ok(()) => run.done(step, *group, name, **actual == step.action),
+                Err(error) => run.failed(step, *group, name, &error),
+            }
+        }
+    }
+    let Run { report, retries, .. } = run;
+    retries.keep_only(&planned);
+    report
+}
+
+/// A plan that is being carried out.
+struct Run<'a, 'r> {
+    report: Report<'a>,
+    failures: Failures,
+    unknown_peer: bool,
+    observed: &'r Observed,
+    retries: &'r mut Retries,
+}
+
+impl<'a> Run<'a, '_> {
+    fn waits(&self, action: &Action, name: &str) -> bool {
+        self.failures.blocks(action) || self.retries.is_held(name, Instant::now())
+    }
+
+    /// What to carry out for `action`; `None` when nothing is to be done now.
+    fn actual<'s>(&mut self, action: &'s Action) -> Option<Cow<'s, Action>> {
+        match open_check(action, self.observed).filter(|_| self.unknown_peer) {
+            None => Some(Cow::Borrowed(action)),
+            Some(open) => {
+                self.report.check_open = true;
+                let is_open = in_force(self.observed) == Some(&open);
+                (!is_open).then(|| Cow::Owned(Action::SetConfig(Box::new(open))))
+            }
+        }
+    }
+
+    fn done(&mut self, step: &'a Step, group: Group, name: &str, entirely: bool) {
+        log::debug!("{step}");
+        self.retries.succeeded(name);
+        if entirely {
+            self.report.done.push((group, step));
+        }
+    }
+
+    fn failed(&mut self, step: &Step, group: Group, name: &str, error: &anyhow::Error) {
+        log::debug!("{step}: {error:#}");
+        self.retries
+            .failed(name, message(name, group, error), Instant::now());
+        self.not_done(step, group);
+    }
+
+    fn not_done(&mut self, step: &Step, group: Group) {
+        self.failures.record(&step.action);
+        self.unknown_peer |= matches!(step.action, Action::AddPeer(_));
+        self.report.incomplete.insert(group);
+        self.report.not_done += 1;
+    }
+}
+
+fn in_force(observed: &Observed) -> Option<&Config> {
+    observed.dataplane.as_ref()?.config.as_ref()
+}
+
+/// What to write instead of a configuration that would close the peer check now.
+fn open_check(action: &Action, observed: &Observed) -> Option<Config> {
+    let Action::SetConfig(wanted) = action else {
+        return None;
+    };
+    let closed = in_force(observed).is_some_and(|config| config.has(FLAG_ENFORCE_PEERS));
+    let closes = wanted.has(FLAG_ENFORCE_PEERS) && !closed;
+    closes.then_some(Config {
+        flags: wanted.flags & !FLAG_ENFORCE_PEERS,
+        ..**wanted
+    })
+}
+
+fn message(step: &str, group: Group, error: &anyhow::Error) -> String {
+    let consequence = match group {
+        Group::Device => "what relies on the device waits until this works",
+        Group::Dataplane => "the kernel's VXLAN device carries the traffic meanwhile",
+        Group::Peer(_) => "other peers are not affected",
+    };
+    format!("failed: {step}: {error:#}; {consequence}; trying again with growing waits (0.1 s to 30 s)")
+}
+
+#[cfg(test)]
+mod tests {
+    use overlay_core::action::{Hook, VxlanDevice};
+    use overlay_core::observed::ObservedDataplane;
+
+    use super::*;
+    use crate::control::backoff::{FIRST, Jitter};
+    use crate::control::fake::{FakeKernel, peer_steps, step};
+
+    fn retries() -> Retries {
+        Retries::new(Jitter::seeded(1))
+    }
+
+    fn done(report: &Report<'_>) -> Vec<Action> {
+        report.done.iter().map(|(_, step)| step.action.clone()).collect()
+    }
+
+    fn actions(steps: &[Step]) -> Vec<Action> {
+        steps.iter().map(|step| step.action.clone()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_bad_peer_does_not_delay_another() {
+        let mut kernel = FakeKernel::prepared();
+        let steps = [peer_steps(1), peer_steps(2)].concat();
+        kernel.refuse(steps[1].action.clone());
+        let (observed, mut retries) = (kernel.observed(), retries());
+        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        // Its forwarding entry was made before; its VTEP may be known.
+        let expected = [
+            actions(&[steps[0].clone(), steps[3].clone()]),
+            actions(&peer_steps(2)),
+        ]
+        .concat();
+        assert_eq!(done(&report), expected);
+        assert_eq!((report.not_done, report.incomplete.len()), (3, 1));
+        let messages: Vec<_> = retries.messages().into_values().collect();
+        assert!(
+            messages.len() == 1 && messages[0].contains("other peers are not affected"),
+            "{messages:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_ebpf_the_kernel_side_is_complete() {
+        let mut kernel = FakeKernel::prepared();
+        kernel.with(|state| state.observed.dataplane = None);
+        kernel.refuse(Action::LoadDataplane);
+        let attach = Action::Attach {
+            hook: Hook::VtepEgress,
+            device: "flannel.1".into(),
+        };
+        let mut steps = vec![step(Action::LoadDataplane), step(attach)];
+        steps.extend(peer_steps(1));
+        let observed = kernel.observed();
+        let report = execute(&mut kernel, &steps, &observed, &mut retries()).await;
+        assert_eq!(done(&report), actions(&peer_steps(1)[..3]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_device_nothing_is_done() {
+        let mut kernel = FakeKernel::default();
+        let create = Action::CreateDevice(VxlanDevice {
+            name: "flannel.1".into(),
+            vni: 1,
+            port: None,
+            local: [192, 168, 0, 1].into(),
+            underlay_ifindex: 2,
+            mac: "02:00:00:00:00:01".parse().unwrap(),
+            mtu: 1450,
+            learning: false,
+            gbp: false,
+        });
+        kernel.refuse(create.clone());
+        let mut steps = vec![step(create), step(Action::SetDeviceUp)];
+        steps.extend(peer_steps(1));
+        let report = execute(&mut kernel, &steps, &Observed::default(), &mut retries()).await;
+        assert_eq!((report.done.len(), report.not_done), (0, 7));
+        assert_eq!(kernel.attempts(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_peer_check_is_not_closed_before_it_knows_every_peer() {
+        let mut kernel = FakeKernel::default();
+        kernel.with(|state| {
+            state.observed.dataplane = Some(ObservedDataplane {
+                compatible: true,
+                ..Default::default()
+            });
+        });
+        let add = |n: u8| Action::AddPeer([192, 168, 0, n].into());
+        let wanted = Config {
+            abi: 1,
+            flags: FLAG_ENFORCE_PEERS,
+            ..Config::UNCONFIGURED
+        };
+        let steps = [add(1), add(2), Action::SetConfig(Box::new(wanted))].map(step);
+        kernel.refuse(add(1));
+        let mut retries = retries();
+        let config = |kernel: &FakeKernel| kernel.with(|s| s.observed.dataplane.as_ref().unwrap().config);
+        let open = Config { flags: 0, ..wanted };
+        for _ in 0..2 {
+            let observed = kernel.observe().await.unwrap();
+            let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+            assert!(report.check_open);
+            assert_eq!(config(&kernel), Some(open));
+        }
+        assert_eq!(kernel.attempts(), 4, "what is in force is not written again");
+        kernel.allow_all();
+        tokio::time::advance(FIRST).await;
+        let observed = kernel.observe().await.unwrap();
+        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        assert!(!report.check_open);
+        assert_eq!(config(&kernel), Some(wanted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_step_is_not_tried_again_before_its_time() {
+        let mut kernel = FakeKernel::prepared();
+        let steps = peer_steps(1);
+        let observed = kernel.observed();
+        kernel.refuse(steps[0].action.clone());
+        let mut retries = retries();
+        for _ in 0..3 {
+            execute(&mut kernel, &steps, &observed, &mut retries).await;
+        }
+        assert_eq!(kernel.attempts(), 1);
+        kernel.allow_all();
+        tokio::time::advance(FIRST).await;
+        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        assert_eq!((report.done.len(), report.not_done), (5, 0));
+        assert!(retries.messages().is_empty());
+    }
+}

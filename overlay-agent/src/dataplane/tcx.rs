@@ -1,0 +1,142 @@
+//! Attaching by TCX links (Linux 6.6): pinned, so they outlive the agent; ordered beside other people's programs.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::sys::SyscallError;
+use nix::errno::Errno;
+use overlay_core::action::Hook;
+
+use super::attach::{Place, Placement, attach_type, open};
+use super::pins::{PinnedProgram, Pins, unpin};
+
+/// Whether this kernel has TCX: asks it which programs are on the loopback device.
+pub(super) fn supported() -> Result<bool> {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => Ok(true),
+        Err(ProgramError::SyscallError(SyscallError {
+            call: "bpf_prog_query",
+            io_error,
+        })) => {
+            let errno = Errno::from_raw(io_error.raw_os_error().unwrap_or_default());
+            if matches!(errno, Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) {
+                return Ok(false);
+            }
+            Err(io_error).context(
+                "cannot ask the kernel for TCX programs: the agent needs CAP_BPF and CAP_NET_ADMIN \
+                 (and CAP_SYS_ADMIN before Linux 5.8)",
+            )
+        }
+        // The query was answered; looking at a program that it named failed.
+        Err(_) => Ok(true),
+    }
+}
+
+/// The links that are pinned.
+pub(super) fn find(pins: &Pins, hook: Hook) -> Result<Vec<Placement>> {
+    let mut placements = Vec::new();
+    for pin in [pins.link(hook), pins.new_link(hook)] {
+        let link = match PinnedLink::from_pin(&pin) {
+            Ok(link) => FdLink::from(link),
+            Err(LinkError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot open the link pinned at {}", pin.display()));
+            }
+        };
+        let info = link
+            .info()
+            .with_context(|| format!("{} is not a link", pin.display()))?;
+        let ifindex = device_of(info.id())
+            .with_context(|| format!("cannot find the device of the link pinned at {}", pin.display()))?;
+        placements.push(Placement {
+            ifindex,
+            program: info.program_id(),
+            place: Place::Tcx { pin },
+        });
+    }
+    Ok(placements)
+}
+
+/// The device of a link that this process has open; 0 when the device is gone.
+///
+/// aya does not read it from `bpf_link_info`, but the kernel also tells it in `/proc/self/fdinfo`.
+fn device_of(link: u32) -> Result<u32> {
+    const DIRECTORY: &str = "/proc/self/fdinfo";
+    for entry in fs::read_dir(DIRECTORY).context("cannot list /proc/self/fdinfo")? {
+        // Other threads close their files meanwhile.
+        let Ok(text) = entry.and_then(|entry| fs::read_to_string(entry.path())) else {
+            continue;
+        };
+        let field = |name: &str| -> Option<u32> {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok())
+        };
+        if field("link_id") == Some(link) {
+            return field("ifindex")
+                .ok_or_else(|| anyhow!("link {link} has no interface: it is no TCX link"));
+        }
+    }
+    Err(anyhow!("no file of this process is link {link}"))
+}
+
+/// Gives a link that a killed process left under the name for new ones its final name, in the place of an older one.
+pub(super) fn settle(pins: &Pins, hook: Hook, pin: &Path) -> Result<()> {
+    let settled = pins.link(hook);
+    if pin == settled {
+        return Ok(());
+    }
+    fs::rename(pin, &settled).with_context(|| format!("cannot pin the link at {}", settled.display()))
+}
+
+/// Attaches and pins. A link that is pinned for `hook` already, to another device, is detached by the same step that
+/// pins the new one.
+pub(super) fn attach(pins: &Pins, program: &PinnedProgram, hook: Hook, device: &str) -> Result<()> {
+    let new = pins.new_link(hook);
+    // Left by a process that was killed below; on another device, or it would have been settled.
+    unpin(&new)?;
+    // Encapsulation takes packets away, so others see them before; the peer check comes before anybody looks inside.
+    let order = match hook {
+        Hook::VtepEgress => LinkOrder::last(),
+        Hook::UnderlayIngress => LinkOrder::first(),
+    };
+    let mut program = open(program)?;
+    let id = program.attach_with_options(device, attach_type(hook), TcAttachOptions::TcxOrder(order))?;
+    let link = FdLink::try_from(program.take_link(id)?)?;
+    link.pin(&new)
+        .with_context(|| format!("cannot pin the link at {}", new.display()))?;
+    settle(pins, hook, &new)
+}
+
+/// Lets a pinned link run another program, atomically.
+pub(super) fn replace(pin: &Path, program: &PinnedProgram) -> Result<()> {
+    let context = || {
+        format!(
+            "cannot replace the program of the link pinned at {}",
+            pin.display()
+        )
+    };
+    let link = PinnedLink::from_pin(pin).with_context(context)?;
+    let link = SchedClassifierLink::try_from(FdLink::from(link)).with_context(context)?;
+    let mut program = open(program)?;
+    match program.attach_to_link(link) {
+        Ok(_) => Ok(()),
+        // The device has just gone: nothing runs there.
+        Err(ProgramError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error).with_context(context),
+    }
+}
+
+pub(super) fn unpin_all(pins: &Pins, hook: Hook) -> Result<()> {
+    unpin(&pins.link(hook))?;
+    unpin(&pins.new_link(hook))
+}

@@ -1,0 +1,177 @@
+//! Requests for the entries of our device: addresses, neighbours, forwarding database, routes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use overlay_core::action::Action;
+use overlay_core::model::MacAddr;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::route::IPV6_DEFAULT_METRIC;
+use super::socket::Change;
+
+/// The request that carries out the action on the device; `None` if the action is not about an entry of the device.
+pub(super) fn entry_change(action: &Action, ifindex: u32) -> Option<Change> {
+    use RouteNetlinkMessage as Message;
+    const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+    const DELETE: u16 = 0;
+    Some(match *action {
+        Action::AddAddress(address) => (
+            Message::NewAddress(own_address(address, ifindex)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        ),
+        Action::RemoveAddress(address) => (Message::DelAddress(own_address(address, ifindex)), DELETE),
+        Action::SetNeighbour { address, mac } => {
+            (Message::NewNeighbour(neighbour(address, Some(mac), ifindex)), SET)
+        }
+        Action::RemoveNeighbour { address } => {
+            (Message::DelNeighbour(neighbour(address, None, ifindex)), DELETE)
+        }
+        Action::SetFdb { mac, destination } => (Message::NewNeighbour(fdb(mac, destination, ifindex)), SET),
+        Action::RemoveFdb { mac, destination } => {
+            (Message::DelNeighbour(fdb(mac, destination, ifindex)), DELETE)
+        }
+        Action::SetRoute { destination, gateway } => {
+            (Message::NewRoute(route(destination, gateway, ifindex)), SET)
+        }
+        Action::RemoveRoute { destination, gateway } => {
+            let mut message = route(destination, gateway, ifindex);
+            if destination.addr().is_ipv6() {
+                message
+                    .attributes
+                    .push(RouteAttribute::Priority(IPV6_DEFAULT_METRIC));
+            }
+            (Message::DelRoute(message), DELETE)
+        }
+        Action::CreateDevice(_)
+        | Action::DeleteDevice { .. }
+        | Action::SetDeviceMtu(_)
+        | Action::SetDeviceUp
+        | Action::LoadDataplane
+        | Action::RemoveDataplane
+        | Action::Attach { .. }
+        | Action::SetConfig(_)
+        | Action::AddPeer(_)
+        | Action::RemovePeer(_)
+        | Action::SetSubnet { .. }
+        | Action::RemoveSubnet(_) => return None,
+    })
+}
+
+/// Whether the action takes something away, so that it is done when the device is gone.
+pub(super) fn removes(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::RemoveAddress(_)
+            | Action::RemoveNeighbour { .. }
+            | Action::RemoveFdb { .. }
+            | Action::RemoveRoute { .. }
+            | Action::DeleteDevice { .. }
+    )
+}
+
+/// Whether the kernel's refusal says that the action was done before.
+pub(super) fn already_done(action: &Action, errno: Errno) -> bool {
+    match action {
+        Action::AddAddress(_) => errno == Errno::EEXIST,
+        Action::RemoveAddress(_) => matches!(errno, Errno::EADDRNOTAVAIL | Errno::ENODEV),
+        Action::RemoveNeighbour { .. } | Action::RemoveFdb { .. } => {
+            matches!(errno, Errno::ENOENT | Errno::ENODEV)
+        }
+        Action::RemoveRoute { .. } => matches!(errno, Errno::ESRCH | Errno::ENODEV),
+        Action::DeleteDevice { .. } => errno == Errno::ENODEV,
+        Action::CreateDevice(_)
+        | Action::SetDeviceMtu(_)
+        | Action::SetDeviceUp
+        | Action::SetNeighbour { .. }
+        | Action::SetFdb { .. }
+        | Action::SetRoute { .. }
+        | Action::LoadDataplane
+        | Action::RemoveDataplane
+        | Action::Attach { .. }
+        | Action::SetConfig(_)
+        | Action::AddPeer(_)
+        | Action::RemovePeer(_)
+        | Action::SetSubnet { .. }
+        | Action::RemoveSubnet(_) => false,
+    }
+}
+
+const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+/// Scope global and no broadcast address, as flannel adds it.
+fn own_address(address: IpNet, ifindex: u32) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.addr());
+    message.header.prefix_len = address.prefix_len();
+    message.header.scope = AddressScope::Universe;
+    message.header.index = ifindex;
+    message.attributes = vec![
+        AddressAttribute::Local(address.addr()),
+        AddressAttribute::Address(address.addr()),
+    ];
+    message
+}
+
+fn neighbour(address: IpAddr, mac: Option<MacAddr>, ifindex: u32) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(address.into()));
+    message
+        .attributes
+        .extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec())));
+    message
+}
+
+fn fdb(mac: MacAddr, destination: IpAddr, ifindex: u32) -> NeighbourMessage {
+    let destination: NeighbourAddress = destination.into();
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(destination),
+        NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec()),
+    ];
+    message
+}
+
+fn route(destination: IpNet, gateway: IpAddr, ifindex: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(gateway),
+        destination_prefix_length: destination.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::Boot,
+        scope: RouteScope::Universe,
+        kind: RouteType::Unicast,
+        flags: RouteFlags::Onlink,
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(destination.network().into()),
+        RouteAttribute::Gateway(gateway.into()),
+        RouteAttribute::Oif(ifindex),
+    ];
+    message
+}

@@ -1,0 +1,192 @@
+//! The device that encapsulated packets leave by (flannel v0.28.9, main.go and pkg/ip/iface.go).
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "netlink has dozens of messages and attributes, and the library's enums grow"
+)]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use ipnet::IpNet;
+use overlay_core::model::Underlay;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Netlink;
+use super::error::RequestError;
+use super::link::Link;
+use super::observe::local_address;
+use super::route::{in_main_table, main_table, or_no_table};
+
+/// Offset of `rtm_dst_len` in `struct rtmsg`.
+const RTM_DST_LEN: usize = 1;
+
+/// A default route: its metric, and its device where it has just one.
+struct DefaultRoute {
+    metric: u32,
+    oif: Option<u32>,
+}
+
+impl Netlink {
+    /// The underlay device: the named one, or that of the IPv4 default route with the lowest metric; and the IPv4
+    /// address that packets leave with: global before link-local, permanent and primary ones first.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such device, default route or address, with the interfaces that there are.
+    pub async fn underlay(&self, iface: Option<&str>) -> Result<Underlay> {
+        let link = match iface {
+            Some(name) => self.named_underlay(name).await?,
+            None => self.default_underlay().await?,
+        };
+        let name = &link.name;
+        if link.mtu == 0 {
+            bail!("cannot determine the MTU of the underlay interface `{name}`");
+        }
+        let messages = self.socket.address_messages(link.ifindex).await;
+        let messages = messages.with_context(|| format!("reading the addresses of `{name}`"))?;
+        let address = best_address(&messages).ok_or_else(|| {
+            anyhow!("the underlay interface `{name}` has no usable IPv4 address: give it one, or choose another interface with --iface")
+        })?;
+        Ok(Underlay {
+            ifindex: link.ifindex,
+            mtu: link.mtu,
+            address: IpAddr::V4(address),
+            name: link.name,
+        })
+    }
+
+    /// Addresses with prefix length of a device.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read completely, for instance because the device is gone.
+    pub async fn prefixes(&self, ifindex: u32) -> Result<Vec<IpNet>> {
+        let addresses = self.socket.addresses(ifindex).await;
+        let addresses = addresses
+            .with_context(|| format!("reading the addresses of the interface with index {ifindex}"))?;
+        Ok(addresses.into_iter().collect())
+    }
+
+    async fn named_underlay(&self, name: &str) -> Result<Link> {
+        let link = self
+            .socket
+            .link_named(name)
+            .await
+            .with_context(|| format!("looking up the interface `{name}`"))?;
+        match link {
+            Some(link) => Ok(link),
+            None => Err(anyhow!(
+                "there is no interface `{name}` on this node; it has: {}",
+                self.interfaces().await
+            )),
+        }
+    }
+
+    async fn default_underlay(&self) -> Result<Link> {
+        let routes = self.socket.dump(
+            RouteNetlinkMessage::GetRoute(main_table(AddressFamily::Inet)),
+            |entry| match entry {
+                Ok(RouteNetlinkMessage::NewRoute(message)) => Ok(default_route(&message)),
+                Ok(other) => Err(RequestError::lost(format!(
+                    "unexpected message in a list of routes: {other:?}"
+                ))),
+                // Somebody's route of an exotic kind: of interest only if it is a default route.
+                Err(unreadable)
+                    if unreadable
+                        .payload
+                        .get(RTM_DST_LEN)
+                        .is_some_and(|&length| length != 0) =>
+                {
+                    Ok(None)
+                }
+                Err(unreadable) => Err(unreadable.into()),
+            },
+        );
+        let routes = or_no_table(routes.await).context("reading the routes of table main")?;
+        // The first of the lowest metric, in the kernel's order.
+        let Some(route) = routes.into_iter().min_by_key(|route| route.metric) else {
+            bail!(
+                "cannot choose the underlay interface: table main has no IPv4 default route. Name it with --iface; there are: {}",
+                self.interfaces().await,
+            );
+        };
+        let Some(ifindex) = route.oif else {
+            bail!(
+                "found default route but could not determine interface: it has several next hops. Name it with --iface; there are: {}",
+                self.interfaces().await,
+            );
+        };
+        let link = self
+            .socket
+            .link_indexed(ifindex)
+            .await
+            .context("looking up the interface of the default route")?;
+        link.ok_or_else(|| {
+            anyhow!("the interface of the default route (index {ifindex}) was deleted meanwhile")
+        })
+    }
+
+    /// The interfaces of this node, for messages.
+    async fn interfaces(&self) -> String {
+        match self.socket.link_names().await {
+            Ok(names) => names.join(", "),
+            Err(error) => format!("(the list of interfaces cannot be read: {error})"),
+        }
+    }
+}
+
+/// The route, if it is a default route that forwards.
+fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {
+    let header = &message.header;
+    let default = header.address_family == AddressFamily::Inet
+        && header.destination_prefix_length == 0
+        && header.kind == RouteType::Unicast
+        && header.tos == 0
+        && in_main_table(message);
+    if !default {
+        return None;
+    }
+    let mut route = DefaultRoute { metric: 0, oif: None };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Oif(ifindex) => route.oif = Some(*ifindex),
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+/// The IPv4 address that flannel would take: no deprecated one; link-local ones last, then those that expire, then
+/// secondary ones; otherwise the kernel's order.
+fn best_address(messages: &[AddressMessage]) -> Option<Ipv4Addr> {
+    let candidates = messages.iter().filter_map(|message| {
+        let IpNet::V4(prefix) = local_address(message)? else {
+            return None;
+        };
+        let address = prefix.addr();
+        let flags = address_flags(message);
+        let unusable = address.is_unspecified()
+            || address.is_loopback()
+            || address.is_multicast()
+            || address.is_broadcast()
+            || flags.contains(AddressFlags::Deprecated);
+        let permanent = flags.contains(AddressFlags::Permanent);
+        let secondary = flags.contains(AddressFlags::Secondary);
+        (!unusable).then_some(((address.is_link_local(), !permanent, secondary), address))
+    });
+    candidates
+        .min_by_key(|&(rank, _)| rank)
+        .map(|(_, address)| address)
+}
+
+fn address_flags(message: &AddressMessage) -> AddressFlags {
+    let extended = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    extended.unwrap_or_else(|| AddressFlags::from_bits_retain(message.header.flags.bits().into()))
+}

@@ -1,0 +1,224 @@
+//! The real node: route netlink for the kernel side, BPF for the eBPF side.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use overlay_core::action::Action;
+use overlay_core::model::{self, NodeFacts, Settings};
+use overlay_core::net_conf::device_name;
+use overlay_core::observed::Observed;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+
+use crate::control::groups::is_dataplane;
+use crate::control::kernel::Kernel;
+use crate::dataplane::{AttachChoice, Dataplane, Mechanism, kernel_fib_flags};
+use crate::facts;
+use crate::netlink::Netlink;
+
+/// What decides how a node's kernel is reached.
+#[derive(Debug)]
+pub struct Options {
+    /// Name of the VTEP device.
+    pub device: String,
+    /// Underlay device, if it is not the one with the default route.
+    pub iface: Option<String>,
+    /// UDP port of the overlay.
+    pub port: u16,
+    /// Which dataplane the operator asked for.
+    pub dataplane: model::Dataplane,
+    /// Where things are pinned.
+    pub pin_dir: PathBuf,
+    /// How programs are attached.
+    pub attach: AttachChoice,
+    /// Capacity of the maps.
+    pub max_peers: u32,
+}
+
+/// A connection to this node's kernel.
+pub struct Node {
+    options: Options,
+    netlink: Netlink,
+    /// `None` while BPF cannot be used.
+    dataplane: Option<Dataplane>,
+    fib_flags: u32,
+    /// Name of the underlay device, for the task that waits for changes.
+    underlay: watch::Sender<Option<String>>,
+}
+
+impl Options {
+    /// For the device and port of `settings`.
+    #[must_use]
+    pub fn new(settings: &Settings, pin_dir: PathBuf) -> Self {
+        let backend = &settings.net_conf.backend;
+        Self {
+            device: device_name(backend.vni),
+            iface: None,
+            port: backend.port_or_default(),
+            dataplane: settings.dataplane,
+            pin_dir,
+            attach: AttachChoice::default(),
+            max_peers: overlay_common::maps::DEFAULT_MAX_PEERS,
+        }
+    }
+}
+
+impl Node {
+    /// Connects to the kernel of the calling thread's network namespace.
+    ///
+    /// # Errors
+    ///
+    /// When netlink cannot be used, or this kernel cannot attach programs as the operator demands.
+    pub fn connect(options: Options) -> Result<Self> {
+        let netlink = Netlink::connect()?;
+        let fib_flags = kernel_fib_flags()?;
+        let underlay = watch::Sender::new(options.iface.clone());
+        let mut node = Self {
+            options,
+            netlink,
+            dataplane: None,
+            fib_flags,
+            underlay,
+        };
+        if let Err(error) = node.ebpf() {
+            // A demand that cannot be met is an error; otherwise the kernel's device does it alone, and each step that
+            // needs BPF says why it fails.
+            if node.options.attach == AttachChoice::Tcx {
+                return Err(error);
+            }
+            log::debug!("{error:#}");
+        }
+        Ok(node)
+    }
+
+    /// Starts to listen for changes in the kernel. Many changes may be one event.
+    ///
+    /// # Errors
+    ///
+    /// When no socket can be had.
+    pub async fn events(&self) -> Result<mpsc::Receiver<()>> {
+        let (sender, receiver) = mpsc::channel(1);
+        let mut underlay = self.underlay.subscribe();
+        let iface = self.options.iface.clone();
+        let mut events = self
+            .netlink
+            .events(&self.options.device, iface.as_deref())
+            .await?;
+        let (netlink, device) = (self.netlink.clone(), self.options.device.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = events.changed() => {}
+                    changed = underlay.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let name = underlay.borrow_and_update().clone();
+                        match netlink.events(&device, name.as_deref()).await {
+                            Ok(new) => events = new,
+                            Err(error) => log::warn!("changes of the underlay are noticed late: {error:#}"),
+                        }
+                    }
+                }
+                // Full: an event waits already, and one is as good as many.
+                if let Err(TrySendError::Closed(())) = sender.try_send(()) {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    /// Starts to hand what the eBPF programs log to this process's log.
+    pub fn follow_program_logs(&self) {
+        if let Some(dataplane) = &self.dataplane {
+            tokio::spawn(dataplane.logs());
+        }
+    }
+
+    /// The eBPF side; tried again each time as long as it cannot be had.
+    fn ebpf(&mut self) -> Result<&mut Dataplane> {
+        let Options {
+            pin_dir,
+            attach,
+            max_peers,
+            ..
+        } = &self.options;
+        let open = || Dataplane::open(pin_dir.clone(), *attach, *max_peers).context("cannot use eBPF");
+        match &mut self.dataplane {
+            Some(dataplane) => Ok(dataplane),
+            none => Ok(none.insert(open()?)),
+        }
+    }
+
+    async fn port_is_shared(&self) -> Result<bool> {
+        let others = self
+            .netlink
+            .vxlan_devices_on_port(self.options.port, &self.options.device)
+            .await?;
+        Ok(!others.is_empty())
+    }
+}
+
+impl Kernel for Node {
+    async fn facts(&mut self) -> Result<NodeFacts> {
+        let underlay = self.netlink.underlay(self.options.iface.as_deref()).await?;
+        self.underlay.send_if_modified(|watched| {
+            let new = watched.as_ref() != Some(&underlay.name);
+            if new {
+                log::info!(
+                    "underlay: {} with {}, MTU {}",
+                    underlay.name,
+                    underlay.address,
+                    underlay.mtu
+                );
+                *watched = Some(underlay.name.clone());
+            }
+            new
+        });
+        Ok(NodeFacts {
+            underlay_prefixes: self.netlink.prefixes(underlay.ifindex).await?,
+            smallest_route_mtu: self.netlink.smallest_route_mtu(underlay.ifindex).await?,
+            underlay,
+            local_port_range: facts::local_port_range()?,
+            default_ttl: facts::default_ttl()?,
+            fib_flags: self.fib_flags,
+            port_shared: self.port_is_shared().await?,
+        })
+    }
+
+    async fn observe(&mut self) -> Result<Observed> {
+        let device = self.netlink.observe_device(&self.options.device).await?;
+        let dataplane = match self.ebpf() {
+            Ok(dataplane) => dataplane.observe()?,
+            // Without BPF nothing of ours can be pinned or attached.
+            Err(error) => {
+                log::debug!("{error:#}");
+                None
+            }
+        };
+        Ok(Observed { device, dataplane })
+    }
+
+    async fn execute(&mut self, actions: &[&Action]) -> Vec<Result<()>> {
+        let mut results = Vec::with_capacity(actions.len());
+        for run in actions.chunk_by(|a, b| is_dataplane(a) == is_dataplane(b)) {
+            if run.first().is_some_and(|action| is_dataplane(action)) {
+                results.extend(run.iter().map(|action| self.ebpf()?.execute(action)));
+            } else {
+                results.extend(self.netlink.execute_all(&self.options.device, run).await);
+            }
+        }
+        results
+    }
+
+    fn dataplane_name(&self) -> String {
+        match (self.options.dataplane, &self.dataplane) {
+            (model::Dataplane::Kernel, _) | (_, None) => "kernel".to_owned(),
+            (model::Dataplane::Ebpf, Some(dataplane)) => match dataplane.mechanism() {
+                Mechanism::Tcx => "ebpf (tcx)".to_owned(),
+                Mechanism::Clsact => "ebpf (clsact)".to_owned(),
+            },
+        }
+    }
+}
