@@ -130,7 +130,16 @@ pub fn desired(view: &View, facts: &NodeFacts, settings: &Settings) -> Result<De
     };
     let dataplane = match settings.dataplane {
         Dataplane::Kernel => None,
-        Dataplane::Ebpf => Some(dataplane(&device, &family, &peers, facts, settings)),
+        Dataplane::Ebpf => {
+            let room = usize::try_from(settings.max_peers).unwrap_or(usize::MAX);
+            if peers.len() > room {
+                problems.push(Problem::TooManyPeers {
+                    peers: peers.len(),
+                    room,
+                });
+            }
+            Some(dataplane(&device, &family, &peers, room, facts, settings))
+        }
     };
     let addresses = BTreeSet::from([IpNet::from(family.subnet.network())]);
     Ok(Desired {
@@ -223,6 +232,7 @@ fn dataplane(
     device: &VxlanDevice,
     own: &FamilyLease,
     peers: &BTreeMap<IpNet, Peer>,
+    room: usize,
     facts: &NodeFacts,
     settings: &Settings,
 ) -> DesiredDataplane {
@@ -235,13 +245,19 @@ fn dataplane(
         device: device.name.clone(),
         ifindex: None,
     };
+    let mut config = config(device, own, facts, settings);
+    if peers.len() > room {
+        // A check that does not know every peer would refuse what the kernel delivers.
+        config.flags &= !config::FLAG_ENFORCE_PEERS;
+    }
     DesiredDataplane {
-        config: config(device, own, facts, settings),
+        config,
         subnets: peers
             .iter()
+            .take(room)
             .map(|(subnet, peer)| (*subnet, entry(peer)))
             .collect(),
-        peers: peers.values().map(|peer| peer.public_ip).collect(),
+        peers: peers.values().take(room).map(|peer| peer.public_ip).collect(),
         hooks: BTreeMap::from([(Hook::VtepEgress, vtep), (Hook::UnderlayIngress, underlay)]),
     }
 }

@@ -149,6 +149,7 @@ mod tests {
                 .unwrap(),
             dataplane: Dataplane::Ebpf,
             log_level: 0,
+            max_peers: 1000,
         }
     }
 

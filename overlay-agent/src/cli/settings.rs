@@ -29,6 +29,7 @@ pub(super) fn settings(args: &NodeArgs) -> Result<Settings> {
         net_conf: net_conf(&args.net_config_path)?,
         dataplane: args.dataplane.into(),
         log_level: args.ebpf_log.level(),
+        max_peers: args.max_peers,
     })
 }
 

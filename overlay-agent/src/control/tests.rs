@@ -17,6 +17,7 @@ fn settings() -> Settings {
         net_conf: NetConf::parse(r#"{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap(),
         dataplane: Dataplane::Ebpf,
         log_level: 0,
+        max_peers: 1000,
     }
 }
 

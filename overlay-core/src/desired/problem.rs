@@ -58,6 +58,13 @@ pub enum Problem {
         /// MTU of that device in bytes.
         mtu: u32,
     },
+    /// The eBPF maps are too small for the cluster.
+    TooManyPeers {
+        /// How many peers there are.
+        peers: usize,
+        /// How many the maps hold.
+        room: usize,
+    },
     /// The lease has no IPv4 side.
     NotIpv4 {
         /// The lease left out.
@@ -158,6 +165,10 @@ impl fmt::Display for Problem {
             } => write!(
                 f,
                 "the net-conf asks for an underlay MTU of {wanted}, but {underlay} has {mtu}: {mtu} is used"
+            ),
+            Self::TooManyPeers { peers, room } => write!(
+                f,
+                "{peers} peers, but the eBPF maps have room for {room}: the kernel's device carries the traffic of the others, and the peer check only counts and refuses nothing; start the agent with --max-peers {peers} or more"
             ),
             Self::NotIpv4 { peer } => write!(f, "{peer} is left out: it has no IPv4 subnet"),
             Self::OutsideNetwork {

@@ -28,6 +28,7 @@ fn settings() -> Settings {
         },
         dataplane: Dataplane::Ebpf,
         log_level: config::LOG_ERRORS,
+        max_peers: 1000,
     }
 }
 
@@ -360,4 +361,23 @@ fn the_longest_packet_is_that_of_the_narrowest_route() {
             "{device} {route:?}"
         );
     }
+}
+
+#[test]
+fn more_peers_than_the_maps_hold_are_carried_by_the_kernel_and_none_is_refused() {
+    let leases = vec![
+        own(),
+        lease("b", "10.244.2.0/24", "192.168.0.2", 2),
+        lease("c", "10.244.3.0/24", "192.168.0.3", 3),
+    ];
+    let settings = Settings {
+        max_peers: 1,
+        ..settings()
+    };
+    let desired = desired(&view(leases), &facts(), &settings).unwrap();
+    assert_eq!(desired.peers.len(), 2);
+    let dataplane = desired.dataplane.unwrap();
+    assert_eq!((dataplane.subnets.len(), dataplane.peers.len()), (1, 1));
+    assert!(!dataplane.config.has(config::FLAG_ENFORCE_PEERS));
+    assert_eq!(desired.problems, [Problem::TooManyPeers { peers: 2, room: 1 }]);
 }

@@ -57,6 +57,7 @@ fn desired_for(leases: Vec<Lease>, backend: VxlanConf, dataplane: Dataplane) -> 
             net_conf,
             dataplane,
             log_level: 0,
+            max_peers: 16_384,
         },
     )
     .unwrap()

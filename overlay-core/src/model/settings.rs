@@ -26,6 +26,8 @@ pub struct Settings {
     pub dataplane: Dataplane,
     /// `overlay_common::config::LOG_*` level of the programs' log.
     pub log_level: u32,
+    /// How many peers the eBPF maps have room for.
+    pub max_peers: u32,
 }
 
 /// The device that encapsulated packets leave by.

@@ -172,3 +172,59 @@ impl Failures {
         self.remove_dataplane || (self.load && !self.before.maps_usable)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use overlay_common::addr::Addr;
+
+    use super::*;
+
+    const MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 2]);
+    const OTHER: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 3]);
+
+    fn vtep(last: u8) -> IpAddr {
+        IpAddr::from([192, 168, 0, last])
+    }
+
+    #[test]
+    fn a_peer_without_a_forwarding_entry_gets_nothing_that_relies_on_it() {
+        let mut failures = Failures::none(&Observed::default());
+        failures.record(&Action::SetFdb {
+            mac: MAC,
+            destination: vtep(2),
+        });
+        let neighbour = |mac| Action::SetNeighbour {
+            address: IpAddr::from([10, 244, 2, 0]),
+            mac,
+        };
+        let subnet = |mac: MacAddr, last| Action::SetSubnet {
+            subnet: "10.244.2.0/24".parse().unwrap(),
+            entry: SubnetEntry::new(Addr::from(vtep(last)), mac.octets()),
+        };
+        assert!(failures.blocks(&neighbour(MAC)));
+        assert!(failures.blocks(&Action::AddPeer(vtep(2))));
+        assert!(failures.blocks(&subnet(MAC, 2)));
+        assert!(!failures.blocks(&neighbour(OTHER)));
+        assert!(!failures.blocks(&Action::AddPeer(vtep(3))));
+        assert!(!failures.blocks(&subnet(OTHER, 3)));
+    }
+
+    #[test]
+    fn without_a_device_only_the_fast_path_shrinks() {
+        let mut failures = Failures::none(&Observed::default());
+        failures.record(&Action::DeleteDevice {
+            name: "flannel.1".into(),
+            ifindex: 3,
+        });
+        let route = Action::SetRoute {
+            destination: "10.244.2.0/24".parse().unwrap(),
+            gateway: IpAddr::from([10, 244, 2, 0]),
+        };
+        for action in [Action::SetDeviceUp, route, Action::AddPeer(vtep(2))] {
+            assert!(failures.blocks(&action), "{action}");
+        }
+        assert!(!failures.blocks(&Action::RemoveSubnet("10.244.2.0/24".parse().unwrap())));
+        assert!(!failures.blocks(&Action::RemovePeer(vtep(2))));
+        assert!(!failures.blocks(&Action::LoadDataplane));
+    }
+}

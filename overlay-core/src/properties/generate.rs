@@ -91,6 +91,7 @@ prop_compose! {
         port in prop::option::weighted(0.2, Just(4789)),
         mtu in prop::option::weighted(0.2, Just(1400)),
         log_level in 0u32..2,
+        max_peers in prop::sample::select(vec![1000u32, 1000, 1000, 2]),
     ) -> Settings {
         Settings {
             node: "own".into(),
@@ -100,6 +101,7 @@ prop_compose! {
             },
             dataplane: if ebpf { Dataplane::Ebpf } else { Dataplane::Kernel },
             log_level,
+            max_peers,
         }
     }
 }
