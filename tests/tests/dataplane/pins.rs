@@ -1,0 +1,127 @@
+//! Pins that do not fit, are not complete, or have nowhere to go.
+
+use std::fs;
+
+use aya::maps::{Array, HashMap, MapData};
+use nix::mount::umount;
+use overlay_agent::dataplane::AttachChoice;
+use overlay_common::config::Config;
+use overlay_core::action::Action;
+use overlay_core::observed::ObservedDataplane;
+
+use crate::sandbox::{self, HOOKS, MAX_PEERS, Sandbox, device_of, eventually, execute, expected};
+use crate::with_each_mechanism;
+
+with_each_mechanism!(
+    maps_of_another_capacity_are_replaced,
+    a_map_of_somebody_under_our_name_is_replaced,
+    another_abi_is_replaced,
+    an_incomplete_set_is_replaced,
+    an_old_build_that_was_never_configured_is_replaced,
+);
+
+/// What is pinned does not fit; loading detaches it, and the usual plan ends where it should.
+fn check_replaced(sandbox: &Sandbox, max_peers: u32) {
+    let mut dataplane = sandbox.open_for(max_peers);
+    assert_eq!(
+        dataplane.observe().unwrap().unwrap(),
+        ObservedDataplane::default()
+    );
+    execute(&mut dataplane, &[Action::LoadDataplane]);
+    let fresh = ObservedDataplane {
+        compatible: true,
+        ..ObservedDataplane::default()
+    };
+    assert_eq!(
+        dataplane.observe().unwrap().unwrap(),
+        fresh,
+        "the kernel device takes over"
+    );
+    for hook in HOOKS {
+        eventually("detached", || {
+            sandbox.programs_on(device_of(hook), hook).is_empty()
+        });
+    }
+    execute(&mut dataplane, &sandbox::everything());
+    assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
+}
+
+fn maps_of_another_capacity_are_replaced(sandbox: &Sandbox) {
+    sandbox.set_up();
+    check_replaced(sandbox, MAX_PEERS * 2);
+}
+
+fn a_map_of_somebody_under_our_name_is_replaced(sandbox: &Sandbox) {
+    sandbox.set_up();
+    let pin = sandbox.pin_dir.join("PEERS");
+    fs::remove_file(&pin).unwrap();
+    HashMap::<MapData, u32, u64>::create(8, 0)
+        .unwrap()
+        .pin(&pin)
+        .unwrap();
+    check_replaced(sandbox, MAX_PEERS);
+}
+
+fn another_abi_is_replaced(sandbox: &Sandbox) {
+    sandbox.set_up();
+    let map = MapData::from_pin(sandbox.pin_dir.join("CONFIG")).unwrap();
+    let mut map: Array<MapData, Config> = aya::maps::Map::from_map_data(map).unwrap().try_into().unwrap();
+    let mut config = sandbox::config();
+    config.abi += 1;
+    map.set(0, config, 0).unwrap();
+    check_replaced(sandbox, MAX_PEERS);
+}
+
+fn an_incomplete_set_is_replaced(sandbox: &Sandbox) {
+    for name in ["CONFIG", "SUBNETS", "PEERS", "COUNTERS", "AYA_LOGS"] {
+        sandbox.set_up();
+        fs::remove_file(sandbox.pin_dir.join(name)).unwrap();
+        check_replaced(sandbox, MAX_PEERS);
+    }
+    for name in ["CONFIG", "SUBNETS", "PEERS", "COUNTERS", "AYA_LOGS"] {
+        fs::remove_file(sandbox.pin_dir.join(name)).unwrap();
+    }
+    check_replaced(sandbox, MAX_PEERS);
+}
+
+fn an_old_build_that_was_never_configured_is_replaced(sandbox: &Sandbox) {
+    let mut dataplane = sandbox.set_up();
+    execute(
+        &mut dataplane,
+        &[Action::SetConfig(Box::new(Config::UNCONFIGURED))],
+    );
+    crate::lifecycle::age(sandbox);
+    check_replaced(sandbox, MAX_PEERS);
+}
+
+#[test]
+fn a_full_map_is_explained() {
+    sandbox::run(AttachChoice::Tcx, |sandbox| {
+        let mut dataplane = sandbox.open_for(2);
+        execute(&mut dataplane, &[Action::LoadDataplane]);
+        let peers =
+            ["192.168.0.2", "192.168.0.3", "192.168.0.4"].map(|peer| Action::AddPeer(peer.parse().unwrap()));
+        execute(&mut dataplane, &peers[..2]);
+        let error = dataplane.execute(&peers[2]).unwrap_err();
+        assert!(format!("{error:#}").contains("--max-peers"), "{error:#}");
+    });
+}
+
+#[test]
+fn without_a_bpf_file_system_the_mount_command_is_named() {
+    sandbox::run(AttachChoice::Tcx, |sandbox| {
+        let mount_point = sandbox.pin_dir.parent().unwrap();
+        umount(mount_point).unwrap();
+        let mut dataplane = sandbox.open();
+        assert_eq!(dataplane.observe().unwrap(), None);
+        execute(&mut dataplane, &[Action::RemoveDataplane]);
+        for error in [
+            dataplane.check_file_system().unwrap_err(),
+            dataplane.execute(&Action::LoadDataplane).unwrap_err(),
+        ] {
+            let command = format!("mount -t bpf bpf {}", mount_point.display());
+            assert!(format!("{error:#}").contains(&command), "{error:#}");
+        }
+        assert!(!sandbox.pin_dir.exists());
+    });
+}

@@ -1,0 +1,89 @@
+//! One socket, many users, some of whom give up.
+
+use std::time::Duration;
+
+use overlay_core::action::Action;
+use tokio::time::timeout;
+
+use crate::namespace::{DEVICE, add_peer, execute, in_namespace, observe, overlay, set_up};
+
+#[test]
+fn clones_may_be_used_at_the_same_time() {
+    in_namespace(async |netlink| {
+        set_up(&netlink).await;
+        execute(&netlink, &(2..500).flat_map(add_peer).collect::<Vec<_>>()).await;
+        let expected = observe(&netlink).await;
+        let other = netlink.clone();
+        let (a, b, c, port) = tokio::join!(
+            observe(&netlink),
+            observe(&other),
+            observe(&netlink),
+            other.vxlan_devices_on_port(8472, "none"),
+        );
+        assert!(a == expected && b == expected && c == expected);
+        assert_eq!(port.unwrap(), [DEVICE]);
+    });
+}
+
+#[test]
+fn abandoned_observation_does_not_disturb_the_next() {
+    in_namespace(async |netlink| {
+        set_up(&netlink).await;
+        execute(&netlink, &(2..3_000).flat_map(add_peer).collect::<Vec<_>>()).await;
+        let expected = observe(&netlink).await;
+        let mut abandoned = 0;
+        for microseconds in (0..4_000).step_by(200) {
+            let patience = Duration::from_micros(microseconds);
+            abandoned += u32::from(timeout(patience, netlink.observe_device(DEVICE)).await.is_err());
+            execute(
+                &netlink,
+                &[Action::RemoveNeighbour {
+                    address: overlay(9_999),
+                }],
+            )
+            .await;
+            assert!(observe(&netlink).await == expected, "after {patience:?}");
+        }
+        assert!(abandoned > 0, "no observation was slow enough to be abandoned");
+    });
+}
+
+#[test]
+fn observation_is_consistent_while_the_device_is_replaced() {
+    in_namespace(async |netlink| {
+        set_up(&netlink).await;
+        execute(&netlink, &add_peer(2)).await;
+        let other = netlink.clone();
+        let replacing = async {
+            for _ in 0..30 {
+                let ifindex = other
+                    .observe_device(DEVICE)
+                    .await
+                    .unwrap()
+                    .expect("the device")
+                    .ifindex;
+                execute(
+                    &other,
+                    &[Action::DeleteDevice {
+                        name: DEVICE.to_owned(),
+                        ifindex,
+                    }],
+                )
+                .await;
+                set_up(&other).await;
+                execute(&other, &add_peer(2)).await;
+            }
+        };
+        let observing = async {
+            for _ in 0..200 {
+                // Complete, or with nothing yet, but never with the entries of two devices.
+                if let Some(device) = netlink.observe_device(DEVICE).await.unwrap() {
+                    assert!(device.fdb.len() <= 1, "{device:#?}");
+                    assert!(device.vxlan.is_some());
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(replacing, observing);
+    });
+}
