@@ -354,6 +354,8 @@ fn tamper(kernel: &mut ModelKernel, event: &Tampering) {
                     permanent: true,
                     plain: true,
                 });
+                // The kernel has one entry per address.
+                device.neighbours.retain(|other| other.address != gateway);
                 device.neighbours.insert(Neighbour {
                     address: gateway,
                     mac: Some(mac),
