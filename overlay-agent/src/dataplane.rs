@@ -20,6 +20,7 @@ mod logs;
 mod maps;
 mod object;
 mod pins;
+mod place;
 mod tc_dump;
 mod tcx;
 
@@ -34,11 +35,11 @@ use overlay_common::reason::Reason;
 use overlay_core::action::{Action, Hook};
 use overlay_core::observed::{Attachment, ObservedDataplane};
 
-pub use self::attach::Mechanism;
 pub use self::kernel::kernel_fib_flags;
 use self::maps::State;
 pub use self::object::{OBJECT, OBJECT_HASH};
 use self::pins::Pins;
+pub use self::place::Mechanism;
 
 /// Both hooks, in the order in which they are detached: encapsulation first, so that traffic falls back to the kernel
 /// before the check of received packets goes.

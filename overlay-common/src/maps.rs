@@ -52,7 +52,9 @@ impl SubnetEntry {
 /// Traffic with one peer, one copy per CPU: the value of `PEERS`.
 ///
 /// Packets are counted as on the wire (segments of a GSO packet), bytes as inner IP bytes before segmentation.
-/// Counted are packets that [`VTEP_EGRESS`] encapsulated and that [`UNDERLAY_INGRESS`] accepted.
+/// Counted are packets that [`VTEP_EGRESS`] encapsulated and that [`UNDERLAY_INGRESS`] accepted. An aggregate that arrives
+/// uncut from another eBPF node, over veth or a virtual NIC, counts as one received packet: the kernel has not counted
+/// its segments yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct PeerStats {

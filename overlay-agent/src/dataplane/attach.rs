@@ -1,56 +1,13 @@
 //! Where our programs are attached, and how to change it without a gap.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, anyhow};
-use aya::programs::{SchedClassifier, TcAttachType};
 use nix::net::if_::if_nametoindex;
 use overlay_core::action::Hook;
 use overlay_core::observed::Attachment;
 
 use super::pins::{PinnedProgram, Pins};
+use super::place::{Mechanism, Place, Placement};
 use super::{clsact, tcx};
-
-/// How a program is attached to a device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mechanism {
-    /// A pinned TCX link (Linux 6.6).
-    Tcx,
-    /// A filter on the device's clsact qdisc.
-    Clsact,
-}
-
-/// One of our programs on a device.
-#[derive(Debug)]
-pub(super) struct Placement {
-    /// 0 when the device is gone.
-    pub(super) ifindex: u32,
-    /// The kernel's id of the program.
-    pub(super) program: u32,
-    pub(super) place: Place,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Tcx { pin: PathBuf },
-    Clsact { priority: u16, handle: u32 },
-}
-
-impl Place {
-    const fn mechanism(&self) -> Mechanism {
-        match self {
-            Self::Tcx { .. } => Mechanism::Tcx,
-            Self::Clsact { .. } => Mechanism::Clsact,
-        }
-    }
-}
-
-pub(super) const fn attach_type(hook: Hook) -> TcAttachType {
-    match hook {
-        Hook::VtepEgress => TcAttachType::Egress,
-        Hook::UnderlayIngress => TcAttachType::Ingress,
-    }
-}
 
 /// Every place where a program of ours for `hook` is attached.
 fn find(pins: &Pins, hook: Hook) -> Result<Vec<Placement>> {
@@ -133,12 +90,6 @@ fn current(pins: &Pins, hook: Hook) -> Result<PinnedProgram> {
             pins.program(hook).display()
         )
     })
-}
-
-/// The program as aya's handle. Dropping it detaches nothing that was taken out of it.
-pub(super) fn open(program: &PinnedProgram) -> Result<SchedClassifier> {
-    SchedClassifier::from_pin(&program.path)
-        .with_context(|| format!("cannot open the program pinned at {}", program.path.display()))
 }
 
 fn replace(placement: &Placement, program: &PinnedProgram, hook: Hook) -> Result<()> {

@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
 use overlay_core::action::Hook;
 
-use super::attach::{Place, Placement, attach_type, open};
 use super::pins::{PinnedProgram, Pins};
+use super::place::{Place, Placement, attach_type, open};
 use super::tc_dump::{self, Parent};
 
 /// Handle of our filters: unlike the `1` that everybody uses, it is not replaced by mistake.

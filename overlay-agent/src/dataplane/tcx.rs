@@ -12,8 +12,8 @@ use aya::sys::SyscallError;
 use nix::errno::Errno;
 use overlay_core::action::Hook;
 
-use super::attach::{Place, Placement, attach_type, open};
 use super::pins::{PinnedProgram, Pins, unpin};
+use super::place::{Place, Placement, attach_type, open};
 
 /// Whether this kernel has TCX: asks it which programs are on the loopback device.
 pub(super) fn supported() -> Result<bool> {
