@@ -11,7 +11,7 @@
 //! * A program is pinned before it is attached and unpinned after it is detached. So the program of a filter of ours is
 //!   always pinned, which is how the filter is known to be ours.
 //! * A new attachment is made before an old one is dropped, or replaces it atomically; what is left behind in between
-//!   is seen by [`Dataplane::observe`] as not current, and the next [`Action::Attach`] tidies it up.
+//!   is seen by [`Dataplane::observe`] as not current, and the next [`DataplaneAction::Attach`] tidies it up.
 
 mod attach;
 mod clsact;
@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use overlay_common::maps::{Counter, PeerStats};
 use overlay_common::reason::Reason;
-use overlay_core::action::{Action, Hook};
+use overlay_core::action::{DataplaneAction, Hook};
 use overlay_core::observed::{Attachment, ObservedDataplane};
 
 pub use self::kernel::kernel_fib_flags;
@@ -97,7 +97,7 @@ impl Dataplane {
         self.mechanism
     }
 
-    /// Whether the pin directory is on a BPF file system. [`Action::LoadDataplane`] checks it, too.
+    /// Whether the pin directory is on a BPF file system. [`DataplaneAction::Load`] checks it, too.
     ///
     /// # Errors
     ///
@@ -128,34 +128,21 @@ impl Dataplane {
         }
     }
 
-    /// Carries out an action that concerns the dataplane.
+    /// Carries out one action.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses, or the action is one of another subsystem. What was done before the error stays; the
-    /// action can be repeated.
-    pub fn execute(&mut self, action: &Action) -> Result<()> {
+    /// When the kernel refuses. What was done before the error stays; the action can be repeated.
+    pub fn execute(&mut self, action: &DataplaneAction) -> Result<()> {
         match action {
-            Action::LoadDataplane => self.load(),
-            Action::RemoveDataplane => self.remove(),
-            Action::Attach { hook, device } => self.attach(*hook, device),
-            Action::SetConfig(config) => maps::set_config(&self.pins, config),
-            Action::AddPeer(address) => maps::add_peer(&self.pins, *address),
-            Action::RemovePeer(address) => maps::remove_peer(&self.pins, *address),
-            Action::SetSubnet { subnet, entry } => maps::set_subnet(&self.pins, *subnet, *entry),
-            Action::RemoveSubnet(subnet) => maps::remove_subnet(&self.pins, *subnet),
-            Action::CreateDevice(_)
-            | Action::DeleteDevice { .. }
-            | Action::SetDeviceMtu(_)
-            | Action::SetDeviceUp
-            | Action::AddAddress(_)
-            | Action::RemoveAddress(_)
-            | Action::SetNeighbour { .. }
-            | Action::RemoveNeighbour { .. }
-            | Action::SetFdb { .. }
-            | Action::RemoveFdb { .. }
-            | Action::SetRoute { .. }
-            | Action::RemoveRoute { .. } => bail!("not an action of the eBPF dataplane: {action}"),
+            DataplaneAction::Load => self.load(),
+            DataplaneAction::Remove => self.remove(),
+            DataplaneAction::Attach { hook, device } => self.attach(*hook, device),
+            DataplaneAction::SetConfig(config) => maps::set_config(&self.pins, config),
+            DataplaneAction::AddPeer(address) => maps::add_peer(&self.pins, *address),
+            DataplaneAction::RemovePeer(address) => maps::remove_peer(&self.pins, *address),
+            DataplaneAction::SetSubnet { subnet, entry } => maps::set_subnet(&self.pins, *subnet, *entry),
+            DataplaneAction::RemoveSubnet(subnet) => maps::remove_subnet(&self.pins, *subnet),
         }
     }
 

@@ -10,7 +10,6 @@ use overlay_core::observed::Observed;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
-use crate::control::groups::is_dataplane;
 use crate::control::kernel::Kernel;
 use crate::dataplane::{AttachChoice, Dataplane, Mechanism, kernel_fib_flags};
 use crate::facts;
@@ -202,13 +201,18 @@ impl Kernel for Node {
 
     async fn execute(&mut self, actions: &[&Action]) -> Vec<Result<()>> {
         let mut results = Vec::with_capacity(actions.len());
-        for run in actions.chunk_by(|a, b| is_dataplane(a) == is_dataplane(b)) {
-            if run.first().is_some_and(|action| is_dataplane(action)) {
-                results.extend(run.iter().map(|action| self.ebpf()?.execute(action)));
-            } else {
-                results.extend(self.netlink.execute_all(&self.options.device, run).await);
+        let mut run = Vec::new();
+        for action in actions {
+            match action {
+                Action::Kernel(action) => run.push(action),
+                Action::Dataplane(action) => {
+                    results.extend(self.netlink.execute_all(&self.options.device, &run).await);
+                    run.clear();
+                    results.push(self.ebpf().and_then(|ebpf| ebpf.execute(action)));
+                }
             }
         }
+        results.extend(self.netlink.execute_all(&self.options.device, &run).await);
         results
     }
 

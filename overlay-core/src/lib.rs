@@ -14,7 +14,6 @@ pub mod diff;
 pub mod lease_file;
 pub mod model;
 #[cfg(any(test, feature = "model-kernel"))]
-#[expect(clippy::wildcard_enum_match_arm, reason = "the caller has chosen the arms")]
 pub mod model_kernel;
 pub mod net_conf;
 pub mod observed;

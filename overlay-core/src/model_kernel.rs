@@ -1,18 +1,14 @@
 //! A kernel as far as plans are concerned: carries out actions on an [`Observed`] state, and refuses what the kernel
 //! refuses. For tests only; `tests/` checks against a real kernel what this one is taught here.
 
+mod entries;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use ipnet::IpNet;
-
-use crate::action::{Action, Hook, VxlanDevice};
-use crate::model::MacAddr;
+use crate::action::{Action, DataplaneAction, Hook, KernelAction, VxlanDevice};
 use crate::net_conf::DEFAULT_PORT;
-use crate::observed::{
-    Attachment, Device, FdbEntry, Neighbour, Observed, ObservedDataplane, Route, VxlanAttributes,
-};
-use crate::ownership::{DEVICE_MARK, ROUTE_PROTOCOL};
+use crate::observed::{Attachment, Device, Observed, ObservedDataplane, VxlanAttributes};
+use crate::ownership::DEVICE_MARK;
 
 /// The modelled kernel.
 #[derive(Clone, PartialEq, Debug)]
@@ -49,44 +45,60 @@ impl ModelKernel {
     /// Where a real kernel would refuse: what is missing or in the way.
     pub fn apply(&mut self, action: &Action) -> Result<(), String> {
         match action {
-            Action::CreateDevice(device) => self.create(device),
-            Action::DeleteDevice { ifindex, .. } => self.delete(*ifindex),
-            Action::LoadDataplane => {
-                self.load();
-                Ok(())
-            }
-            Action::RemoveDataplane => {
-                self.observed.dataplane = None;
-                Ok(())
-            }
-            Action::Attach { hook, device } => self.attach(*hook, device),
-            Action::SetConfig(_)
-            | Action::AddPeer(_)
-            | Action::RemovePeer(_)
-            | Action::SetSubnet { .. }
-            | Action::RemoveSubnet(_) => {
-                match self.observed.dataplane.as_mut().filter(|maps| maps.compatible) {
-                    None => Err("no maps".into()),
-                    Some(maps) => {
-                        write_map(maps, action);
-                        Ok(())
-                    }
-                }
-            }
-            Action::SetDeviceMtu(_)
-            | Action::SetDeviceUp
-            | Action::AddAddress(_)
-            | Action::RemoveAddress(_)
-            | Action::SetNeighbour { .. }
-            | Action::RemoveNeighbour { .. }
-            | Action::SetFdb { .. }
-            | Action::RemoveFdb { .. }
-            | Action::SetRoute { .. }
-            | Action::RemoveRoute { .. } => match self.observed.device.as_mut() {
-                None => Err("no device".into()),
-                Some(device) => change_device(device, action),
-            },
+            Action::Kernel(action) => self.apply_kernel(action),
+            Action::Dataplane(action) => self.apply_dataplane(action),
         }
+    }
+
+    fn apply_kernel(&mut self, action: &KernelAction) -> Result<(), String> {
+        match action {
+            KernelAction::CreateDevice(device) => return self.create(device),
+            KernelAction::DeleteDevice { ifindex, .. } => return self.delete(*ifindex),
+            KernelAction::SetDeviceMtu(mtu) => self.device()?.mtu = *mtu,
+            KernelAction::SetDeviceUp => self.device()?.up = true,
+            KernelAction::AddAddress(address) => drop(self.device()?.addresses.insert(*address)),
+            KernelAction::RemoveAddress(address) => drop(self.device()?.addresses.remove(address)),
+            KernelAction::SetNeighbour { address, mac } => {
+                entries::set_neighbour(self.device()?, *address, *mac);
+            }
+            KernelAction::RemoveNeighbour { address } => entries::remove_neighbour(self.device()?, *address),
+            KernelAction::SetFdb { mac, destination } => entries::set_fdb(self.device()?, *mac, *destination),
+            KernelAction::RemoveFdb { mac, destination } => {
+                entries::remove_fdb(self.device()?, *mac, *destination);
+            }
+            KernelAction::SetRoute { destination, gateway } => {
+                return entries::set_route(self.device()?, *destination, *gateway);
+            }
+            KernelAction::RemoveRoute { destination, gateway } => {
+                entries::remove_route(self.device()?, *destination, *gateway);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_dataplane(&mut self, action: &DataplaneAction) -> Result<(), String> {
+        match action {
+            DataplaneAction::Load => self.load(),
+            DataplaneAction::Remove => self.observed.dataplane = None,
+            DataplaneAction::Attach { hook, device } => return self.attach(*hook, device),
+            DataplaneAction::SetConfig(config) => self.maps()?.config = Some(**config),
+            DataplaneAction::AddPeer(vtep) => drop(self.maps()?.peers.insert(*vtep)),
+            DataplaneAction::RemovePeer(vtep) => drop(self.maps()?.peers.remove(vtep)),
+            DataplaneAction::SetSubnet { subnet, entry } => {
+                self.maps()?.subnets.insert(*subnet, *entry);
+            }
+            DataplaneAction::RemoveSubnet(subnet) => drop(self.maps()?.subnets.remove(subnet)),
+        }
+        Ok(())
+    }
+
+    fn device(&mut self) -> Result<&mut Device, String> {
+        self.observed.device.as_mut().ok_or_else(|| "no device".into())
+    }
+
+    fn maps(&mut self) -> Result<&mut ObservedDataplane, String> {
+        let maps = self.observed.dataplane.as_mut().filter(|maps| maps.compatible);
+        maps.ok_or_else(|| "no maps".into())
     }
 
     /// What `ip link set down` does: routes and permanent neighbours are lost, the forwarding database is not.
@@ -176,145 +188,4 @@ impl ModelKernel {
         );
         Ok(())
     }
-}
-
-fn write_map(maps: &mut ObservedDataplane, action: &Action) {
-    match action {
-        Action::SetConfig(config) => maps.config = Some(**config),
-        Action::AddPeer(vtep) => drop(maps.peers.insert(*vtep)),
-        Action::RemovePeer(vtep) => drop(maps.peers.remove(vtep)),
-        Action::SetSubnet { subnet, entry } => drop(maps.subnets.insert(*subnet, *entry)),
-        Action::RemoveSubnet(subnet) => drop(maps.subnets.remove(subnet)),
-        other => unreachable!("{other} writes no map"),
-    }
-}
-
-fn change_device(device: &mut Device, action: &Action) -> Result<(), String> {
-    match action {
-        Action::SetDeviceMtu(mtu) => device.mtu = *mtu,
-        Action::SetDeviceUp => device.up = true,
-        Action::AddAddress(address) => drop(device.addresses.insert(*address)),
-        Action::RemoveAddress(address) => drop(device.addresses.remove(address)),
-        Action::SetNeighbour { address, mac } => {
-            take_neighbour(device, *address);
-            device.neighbours.insert(Neighbour {
-                address: *address,
-                mac: Some(*mac),
-                permanent: true,
-            });
-        }
-        Action::RemoveNeighbour { address } => take_neighbour(device, *address),
-        Action::SetFdb { mac, destination } => set_fdb(device, *mac, *destination),
-        Action::RemoveFdb { mac, destination } => {
-            for permanent in [false, true] {
-                device.fdb.remove(&FdbEntry {
-                    permanent,
-                    ..fdb_entry(*mac, *destination)
-                });
-            }
-        }
-        Action::SetRoute { destination, gateway } => {
-            if !device.up {
-                return Err("ENETDOWN".into());
-            }
-            // `NLM_F_REPLACE`: destination and metric are the key.
-            for route in routes_to(device, *destination) {
-                if route.metric == 0 {
-                    device.routes.remove(&route);
-                }
-            }
-            device.routes.insert(flannel_route(*destination, *gateway));
-        }
-        Action::RemoveRoute { destination, gateway } => {
-            device.routes.remove(&flannel_route(*destination, *gateway));
-        }
-        other => unreachable!("{other} is not about the device"),
-    }
-    Ok(())
-}
-
-fn flannel_route(destination: IpNet, gateway: IpAddr) -> Route {
-    Route {
-        destination,
-        gateway: Some(gateway),
-        onlink: true,
-        protocol: ROUTE_PROTOCOL,
-        metric: 0,
-        plain: true,
-    }
-}
-
-fn routes_to(device: &Device, destination: IpNet) -> Vec<Route> {
-    let least = Route {
-        destination,
-        gateway: None,
-        onlink: false,
-        protocol: 0,
-        metric: 0,
-        plain: false,
-    };
-    device
-        .routes
-        .range(least..)
-        .take_while(|route| route.destination == destination)
-        .cloned()
-        .collect()
-}
-
-fn take_neighbour(device: &mut Device, address: IpAddr) {
-    let least = Neighbour {
-        address,
-        mac: None,
-        permanent: false,
-    };
-    let found = device
-        .neighbours
-        .range(least..)
-        .next()
-        .filter(|neighbour| neighbour.address == address)
-        .cloned();
-    if let Some(found) = found {
-        device.neighbours.remove(&found);
-    }
-}
-
-fn fdb_entry(mac: MacAddr, destination: IpAddr) -> FdbEntry {
-    FdbEntry {
-        mac,
-        destination: Some(destination),
-        permanent: true,
-        plain: true,
-    }
-}
-
-/// `NLM_F_REPLACE` on a unicast entry: one of the MAC's destinations is replaced, the others stay. The state (permanent
-/// or not) is the MAC's, so it changes for all (`vxlan_fdb_update_existing`).
-fn set_fdb(device: &mut Device, mac: MacAddr, destination: IpAddr) {
-    let least = FdbEntry {
-        mac,
-        destination: None,
-        permanent: false,
-        plain: false,
-    };
-    let of_mac: Vec<_> = device
-        .fdb
-        .range(least..)
-        .take_while(|entry| entry.mac == mac)
-        .cloned()
-        .collect();
-    let mut replaced = of_mac
-        .iter()
-        .any(|entry| entry.plain && entry.destination == Some(destination));
-    for entry in of_mac {
-        device.fdb.remove(&entry);
-        if !replaced && entry.plain {
-            replaced = true;
-        } else {
-            device.fdb.insert(FdbEntry {
-                permanent: true,
-                ..entry
-            });
-        }
-    }
-    device.fdb.insert(fdb_entry(mac, destination));
 }

@@ -62,9 +62,14 @@ pub(crate) struct Ordered {
 
 impl Ordered {
     /// Adds a step after those that the same phase already has.
-    pub(crate) fn push(&mut self, phase: Phase, action: Action, why: impl Into<Cow<'static, str>>) {
+    pub(crate) fn push(
+        &mut self,
+        phase: Phase,
+        action: impl Into<Action>,
+        why: impl Into<Cow<'static, str>>,
+    ) {
         self.phases.entry(phase).or_default().push(Step {
-            action,
+            action: action.into(),
             why: why.into(),
         });
     }

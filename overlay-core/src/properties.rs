@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use self::generate::{Scenario, UNDERLAY, UNDERLAY_IFINDEX, scenario};
 use self::invariants::Broken;
-use crate::action::{Action, Step};
+use crate::action::{Action, DataplaneAction, KernelAction, Step};
 use crate::desired::Desired;
 use crate::diff::{cleanup_plan, plan};
 use crate::model_kernel::ModelKernel;
@@ -40,10 +40,15 @@ fn known(desired: &Desired) -> BTreeSet<IpAddr> {
 
 /// After this failure the packets of one route may be dropped: it could not be removed, or its peer not be set up.
 fn gateway_without_delivery(desired: &Desired, failed: &Action) -> Option<IpAddr> {
-    if let Action::RemoveRoute { gateway: address, .. } | Action::SetNeighbour { address, .. } = failed {
+    let Action::Kernel(failed) = failed else {
+        return None;
+    };
+    if let KernelAction::RemoveRoute { gateway: address, .. } | KernelAction::SetNeighbour { address, .. } =
+        failed
+    {
         return Some(*address);
     }
-    let Action::SetFdb { mac: failed, .. } = failed else {
+    let KernelAction::SetFdb { mac: failed, .. } = failed else {
         return None;
     };
     desired
@@ -153,12 +158,12 @@ proptest! {
             if failures.blocks(&step.action) || failing.contains(&index) {
                 failures.record(&step.action);
                 // What could not be forgotten stays known.
-                if let Action::RemovePeer(vtep) = step.action {
+                if let Action::Dataplane(DataplaneAction::RemovePeer(vtep)) = step.action {
                     staying.insert(vtep);
                 }
                 dropped.extend(gateway_without_delivery(&desired, &step.action));
                 // A whole dataplane that could not be removed is stale whatever the kernel does.
-                stale_dataplane |= step.action == Action::RemoveDataplane;
+                stale_dataplane |= step.action == DataplaneAction::Remove.into();
                 continue;
             }
             // Nothing that was let through may fail by itself.
@@ -186,8 +191,8 @@ proptest! {
         let mut kernel = kernel(&observed);
         let mut failures = Failures::none(&observed);
         for step in plan(&desired, &observed).unwrap() {
-            let fails = step.action == Action::SetRoute { destination: *failing, gateway: bad.gateway }
-                || step.action == Action::SetFdb { mac: bad.vtep_mac, destination: bad.public_ip };
+            let fails = step.action == KernelAction::SetRoute { destination: *failing, gateway: bad.gateway }.into()
+                || step.action == KernelAction::SetFdb { mac: bad.vtep_mac, destination: bad.public_ip }.into();
             if fails || failures.blocks(&step.action) {
                 failures.record(&step.action);
             } else {

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use overlay_common::maps::DEFAULT_MAX_PEERS;
+use overlay_core::action::Action;
 use overlay_core::diff::cleanup_plan;
 use overlay_core::net_conf::device_name;
 use overlay_core::observed::{Observed, ObservedDataplane};
 
 use super::args::CleanupArgs;
 use super::settings::net_conf;
-use crate::control::groups::is_dataplane;
 use crate::dataplane::{AttachChoice, Dataplane};
 use crate::lock::{self, Lock};
 use crate::netlink::Netlink;
@@ -35,10 +35,12 @@ pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
     let plan = cleanup_plan(&observed, &device);
     let mut failed = 0_usize;
     for step in &plan.steps {
-        let result = match &mut dataplane {
-            Ok(dataplane) if is_dataplane(&step.action) => dataplane.execute(&step.action),
-            Err(error) if is_dataplane(&step.action) => Err(anyhow!("{error:#}")),
-            Ok(_) | Err(_) => netlink.execute(&device, &step.action).await,
+        let result = match &step.action {
+            Action::Kernel(action) => netlink.execute(&device, action).await,
+            Action::Dataplane(action) => match &mut dataplane {
+                Ok(dataplane) => dataplane.execute(action),
+                Err(error) => Err(anyhow!("{error:#}")),
+            },
         };
         match result {
             Ok(()) => writeln!(out, "- {}  ({})", step.action, step.why)?,

@@ -6,15 +6,16 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use overlay_core::action::{Action, Step};
-use overlay_core::desired::Desired;
+use ipnet::IpNet;
+use overlay_core::action::{Step, Subject};
+use overlay_core::desired::{Desired, Peer};
 use overlay_core::model::LeaseEvent;
 use overlay_core::view::View;
 
 use super::CHANGES;
 use super::args::NodeArgs;
 use super::settings::{options, settings};
-use crate::control::groups::{Group, groups, is_addition};
+use crate::control::groups::{Group, groups};
 use crate::control::pass::{self, Plan};
 use crate::node::Node;
 use crate::source::file::{Listing, read};
@@ -82,7 +83,7 @@ fn render(plan: &Plan) -> Result<String, fmt::Error> {
         };
         writeln!(out, "{title}:")?;
         for step in steps {
-            let sign = if is_addition(&step.action) { '+' } else { '-' };
+            let sign = if step.action.is_addition() { '+' } else { '-' };
             writeln!(out, "  {sign} {}  ({})", step.action, step.why)?;
         }
     }
@@ -100,29 +101,8 @@ fn peer_title(desired: &Desired, steps: &[&Step]) -> String {
         .peers
         .iter()
         .filter(|(subnet, peer)| {
-            steps.iter().any(|step| match &step.action {
-                Action::SetNeighbour { address, .. } | Action::RemoveNeighbour { address } => {
-                    *address == peer.gateway
-                }
-                Action::SetRoute { destination, .. } | Action::RemoveRoute { destination, .. } => {
-                    *destination == **subnet
-                }
-                Action::SetSubnet { subnet: changed, .. } | Action::RemoveSubnet(changed) => {
-                    *changed == **subnet
-                }
-                Action::SetFdb { mac, .. } | Action::RemoveFdb { mac, .. } => *mac == peer.vtep_mac,
-                Action::AddPeer(vtep) | Action::RemovePeer(vtep) => *vtep == peer.public_ip,
-                Action::CreateDevice(_)
-                | Action::DeleteDevice { .. }
-                | Action::SetDeviceMtu(_)
-                | Action::SetDeviceUp
-                | Action::AddAddress(_)
-                | Action::RemoveAddress(_)
-                | Action::LoadDataplane
-                | Action::RemoveDataplane
-                | Action::Attach { .. }
-                | Action::SetConfig(_) => false,
-            })
+            let is_of = |step: &&Step| names(&step.action.subject(), **subnet, peer);
+            steps.iter().any(is_of)
         })
         .map(|(subnet, peer)| format!("{} {subnet}", peer.node))
         .collect();
@@ -130,6 +110,20 @@ fn peer_title(desired: &Desired, steps: &[&Step]) -> String {
         "no longer a peer".to_owned()
     } else {
         format!("peer {}", names.join(", "))
+    }
+}
+
+/// Whether what the subject is found by is the peer's: what else it names is what the peer gets, or loses.
+fn names(subject: &Subject, subnet: IpNet, peer: &Peer) -> bool {
+    match *subject {
+        Subject {
+            subnet: Some(named), ..
+        } => named == subnet,
+        Subject {
+            overlay: Some(named), ..
+        } => named == peer.gateway,
+        Subject { mac: Some(named), .. } => named == peer.vtep_mac,
+        Subject { underlay, .. } => underlay == Some(peer.public_ip),
     }
 }
 

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::mem::discriminant;
 
 use overlay_common::config::{Config, FLAG_ENFORCE_PEERS};
-use overlay_core::action::{Action, Step};
+use overlay_core::action::{Action, DataplaneAction, Step};
 use overlay_core::observed::Observed;
 use overlay_core::order::Failures;
 use tokio::time::Instant;
@@ -50,7 +49,7 @@ pub async fn execute<'a, K: Kernel>(
     let mut planned = BTreeSet::new();
     let steps: Vec<_> = steps.iter().zip(groups(steps, observed)).collect();
     // Steps of one kind do not rely on each other, so the kernel may get many at once.
-    for kind in steps.chunk_by(|(a, _), (b, _)| discriminant(&a.action) == discriminant(&b.action)) {
+    for kind in steps.chunk_by(|(a, _), (b, _)| a.action.is_same_kind(&b.action)) {
         let mut ready = Vec::with_capacity(kind.len());
         for (step, group) in kind {
             let name = step.action.to_string();
@@ -96,7 +95,7 @@ impl<'a> Run<'a, '_> {
             Some(open) => {
                 self.report.check_open = true;
                 let is_open = in_force(self.observed) == Some(&open);
-                (!is_open).then(|| Cow::Owned(Action::SetConfig(Box::new(open))))
+                (!is_open).then(|| Cow::Owned(DataplaneAction::SetConfig(Box::new(open)).into()))
             }
         }
     }
@@ -118,7 +117,7 @@ impl<'a> Run<'a, '_> {
 
     fn not_done(&mut self, step: &Step, group: Group) {
         self.failures.record(&step.action);
-        self.unknown_peer |= matches!(step.action, Action::AddPeer(_));
+        self.unknown_peer |= matches!(step.action, Action::Dataplane(DataplaneAction::AddPeer(_)));
         self.report.incomplete.insert(group);
         self.report.not_done += 1;
     }
@@ -130,7 +129,7 @@ fn in_force(observed: &Observed) -> Option<&Config> {
 
 /// What to write instead of a configuration that would close the peer check now.
 fn open_check(action: &Action, observed: &Observed) -> Option<Config> {
-    let Action::SetConfig(wanted) = action else {
+    let Action::Dataplane(DataplaneAction::SetConfig(wanted)) = action else {
         return None;
     };
     let closed = in_force(observed).is_some_and(|config| config.has(FLAG_ENFORCE_PEERS));
@@ -152,7 +151,7 @@ fn message(step: &str, group: Group, error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::action::{Hook, VxlanDevice};
+    use overlay_core::action::{Hook, KernelAction, VxlanDevice};
     use overlay_core::observed::ObservedDataplane;
 
     use super::*;
@@ -197,12 +196,12 @@ mod tests {
     async fn without_ebpf_the_kernel_side_is_complete() {
         let mut kernel = FakeKernel::prepared();
         kernel.with(|state| state.observed.dataplane = None);
-        kernel.refuse(Action::LoadDataplane);
-        let attach = Action::Attach {
+        kernel.refuse(DataplaneAction::Load);
+        let attach = DataplaneAction::Attach {
             hook: Hook::VtepEgress,
             device: "flannel.1".into(),
         };
-        let mut steps = vec![step(Action::LoadDataplane), step(attach)];
+        let mut steps = vec![step(DataplaneAction::Load), step(attach)];
         steps.extend(peer_steps(1));
         let observed = kernel.observed();
         let report = execute(&mut kernel, &steps, &observed, &mut retries()).await;
@@ -212,7 +211,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_a_device_nothing_is_done() {
         let mut kernel = FakeKernel::default();
-        let create = Action::CreateDevice(VxlanDevice {
+        let create = KernelAction::CreateDevice(VxlanDevice {
             name: "flannel.1".into(),
             vni: 1,
             port: None,
@@ -224,7 +223,7 @@ mod tests {
             gbp: false,
         });
         kernel.refuse(create.clone());
-        let mut steps = vec![step(create), step(Action::SetDeviceUp)];
+        let mut steps = vec![step(create), step(KernelAction::SetDeviceUp)];
         steps.extend(peer_steps(1));
         let report = execute(&mut kernel, &steps, &Observed::default(), &mut retries()).await;
         assert_eq!((report.done.len(), report.not_done), (0, 7));
@@ -240,13 +239,13 @@ mod tests {
                 ..Default::default()
             });
         });
-        let add = |n: u8| Action::AddPeer([192, 168, 0, n].into());
+        let add = |n: u8| DataplaneAction::AddPeer([192, 168, 0, n].into());
         let wanted = Config {
             abi: 1,
             flags: FLAG_ENFORCE_PEERS,
             ..Config::UNCONFIGURED
         };
-        let steps = [add(1), add(2), Action::SetConfig(Box::new(wanted))].map(step);
+        let steps = [add(1), add(2), DataplaneAction::SetConfig(Box::new(wanted))].map(step);
         kernel.refuse(add(1));
         let mut retries = retries();
         let config = |kernel: &FakeKernel| kernel.with(|s| s.observed.dataplane.as_ref().unwrap().config);

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use overlay_common::maps::SubnetEntry;
-use overlay_core::action::{Action, Step};
+use overlay_core::action::{Action, DataplaneAction, KernelAction, Step, VxlanDevice};
 use overlay_core::model::{MacAddr, NodeFacts, Underlay};
 use overlay_core::observed::{
     Attachment, Device, FdbEntry, Neighbour, Observed, ObservedDataplane, Route, VxlanAttributes,
@@ -20,9 +20,9 @@ const UNDERLAY_IFINDEX: u32 = 2;
 const DEVICE_IFINDEX: u32 = 100;
 
 /// A step with a reason.
-pub(crate) fn step(action: Action) -> Step {
+pub(crate) fn step(action: impl Into<Action>) -> Step {
     Step {
-        action,
+        action: action.into(),
         why: "missing".into(),
     }
 }
@@ -33,27 +33,29 @@ pub(crate) fn peer_steps(n: u8) -> Vec<Step> {
     let vtep = [192, 168, 0, n].into();
     let overlay = [10, 244, n, 0].into();
     let subnet: IpNet = format!("10.244.{n}.0/24").parse().unwrap();
-    [
-        Action::SetFdb {
-            mac: MacAddr::new(mac),
-            destination: vtep,
-        },
-        Action::SetNeighbour {
-            address: overlay,
-            mac: MacAddr::new(mac),
-        },
-        Action::SetRoute {
-            destination: subnet,
-            gateway: overlay,
-        },
-        Action::AddPeer(vtep),
-        Action::SetSubnet {
-            subnet,
-            entry: SubnetEntry::new(vtep.into(), mac),
-        },
+    let fdb = KernelAction::SetFdb {
+        mac: MacAddr::new(mac),
+        destination: vtep,
+    };
+    let neighbour = KernelAction::SetNeighbour {
+        address: overlay,
+        mac: MacAddr::new(mac),
+    };
+    let route = KernelAction::SetRoute {
+        destination: subnet,
+        gateway: overlay,
+    };
+    let entry = DataplaneAction::SetSubnet {
+        subnet,
+        entry: SubnetEntry::new(vtep.into(), mac),
+    };
+    vec![
+        step(fdb),
+        step(neighbour),
+        step(route),
+        step(DataplaneAction::AddPeer(vtep)),
+        step(entry),
     ]
-    .map(step)
-    .into()
 }
 
 /// Shared with the test, which looks and meddles while the loop runs.
@@ -100,8 +102,8 @@ impl FakeKernel {
         self.0.borrow().observed.clone()
     }
 
-    pub(crate) fn refuse(&self, action: Action) {
-        self.0.borrow_mut().refused.push(action);
+    pub(crate) fn refuse(&self, action: impl Into<Action>) {
+        self.0.borrow_mut().refused.push(action.into());
     }
 
     pub(crate) fn allow_all(&self) {
@@ -165,148 +167,128 @@ impl State {
         if self.refused.contains(action) {
             bail!("refused by the test");
         }
-        apply(&mut self.observed, action)?;
+        match action {
+            Action::Kernel(action) => self.apply_kernel(action)?,
+            Action::Dataplane(action) => self.apply_dataplane(action)?,
+        }
         self.done.push(action.clone());
         Ok(())
     }
-}
 
-fn apply(observed: &mut Observed, action: &Action) -> Result<()> {
-    match action {
-        Action::CreateDevice(new) => {
-            observed.device = Some(Device {
-                ifindex: DEVICE_IFINDEX,
-                up: false,
-                mtu: new.mtu,
-                mac: Some(new.mac),
-                alias: Some(DEVICE_MARK.to_owned()),
-                vxlan: Some(VxlanAttributes {
-                    vni: new.vni,
-                    port: new.port.unwrap_or(8472),
-                    local: Some(new.local),
-                    underlay_ifindex: Some(new.underlay_ifindex),
-                    learning: new.learning,
-                    gbp: new.gbp,
-                    collect_metadata: false,
-                    group: None,
-                    l2miss: false,
-                }),
-                addresses: BTreeSet::new(),
-                routes: BTreeSet::new(),
-                neighbours: BTreeSet::new(),
-                fdb: BTreeSet::new(),
-            });
+    fn apply_kernel(&mut self, action: &KernelAction) -> Result<()> {
+        match action {
+            KernelAction::CreateDevice(new) => self.observed.device = Some(created(new)),
+            KernelAction::DeleteDevice { .. } => self.observed.device = None,
+            KernelAction::SetDeviceMtu(mtu) => self.device()?.mtu = *mtu,
+            KernelAction::SetDeviceUp => self.device()?.up = true,
+            KernelAction::AddAddress(address) => drop(self.device()?.addresses.insert(*address)),
+            KernelAction::RemoveAddress(address) => drop(self.device()?.addresses.remove(address)),
+            KernelAction::SetNeighbour { address, mac } => {
+                let device = self.device()?;
+                device.neighbours.retain(|n| n.address != *address);
+                device.neighbours.insert(Neighbour {
+                    address: *address,
+                    mac: Some(*mac),
+                    permanent: true,
+                });
+            }
+            KernelAction::RemoveNeighbour { address } => {
+                self.device()?.neighbours.retain(|n| n.address != *address);
+            }
+            KernelAction::SetFdb { mac, destination } => {
+                let device = self.device()?;
+                device.fdb.retain(|e| e.mac != *mac);
+                device.fdb.insert(FdbEntry {
+                    mac: *mac,
+                    destination: Some(*destination),
+                    permanent: true,
+                    plain: true,
+                });
+            }
+            KernelAction::RemoveFdb { mac, destination } => {
+                let is_other = |e: &FdbEntry| e.mac != *mac || e.destination != Some(*destination);
+                self.device()?.fdb.retain(is_other);
+            }
+            KernelAction::SetRoute { destination, gateway } => {
+                self.device()?.routes.insert(Route {
+                    destination: *destination,
+                    gateway: Some(*gateway),
+                    onlink: true,
+                    protocol: 3,
+                    metric: 0,
+                    plain: true,
+                });
+            }
+            KernelAction::RemoveRoute { destination, gateway } => {
+                let is_other = |r: &Route| r.destination != *destination || r.gateway != Some(*gateway);
+                self.device()?.routes.retain(is_other);
+            }
         }
-        Action::DeleteDevice { .. } => observed.device = None,
-        Action::LoadDataplane => {
-            observed.dataplane = Some(ObservedDataplane {
-                compatible: true,
-                ..ObservedDataplane::default()
-            });
-        }
-        Action::RemoveDataplane => observed.dataplane = None,
-        Action::Attach { .. }
-        | Action::SetConfig(_)
-        | Action::AddPeer(_)
-        | Action::RemovePeer(_)
-        | Action::SetSubnet { .. }
-        | Action::RemoveSubnet(_) => {
-            let dataplane = observed
-                .dataplane
-                .as_mut()
-                .ok_or_else(|| anyhow!("nothing is pinned"))?;
-            apply_dataplane(dataplane, action);
-        }
-        Action::SetDeviceMtu(_)
-        | Action::SetDeviceUp
-        | Action::AddAddress(_)
-        | Action::RemoveAddress(_)
-        | Action::SetNeighbour { .. }
-        | Action::RemoveNeighbour { .. }
-        | Action::SetFdb { .. }
-        | Action::RemoveFdb { .. }
-        | Action::SetRoute { .. }
-        | Action::RemoveRoute { .. } => {
-            apply_device(
-                observed.device.as_mut().ok_or_else(|| anyhow!("no device"))?,
-                action,
-            );
-        }
+        Ok(())
     }
-    Ok(())
-}
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "apply sends the others elsewhere")]
-fn apply_device(device: &mut Device, action: &Action) {
-    match action {
-        Action::SetDeviceMtu(mtu) => device.mtu = *mtu,
-        Action::SetDeviceUp => device.up = true,
-        Action::AddAddress(address) => drop(device.addresses.insert(*address)),
-        Action::RemoveAddress(address) => drop(device.addresses.remove(address)),
-        Action::SetNeighbour { address, mac } => {
-            device.neighbours.retain(|n| n.address != *address);
-            device.neighbours.insert(Neighbour {
-                address: *address,
-                mac: Some(*mac),
-                permanent: true,
-            });
-        }
-        Action::RemoveNeighbour { address } => device.neighbours.retain(|n| n.address != *address),
-        Action::SetFdb { mac, destination } => {
-            device.fdb.retain(|e| e.mac != *mac);
-            device.fdb.insert(FdbEntry {
-                mac: *mac,
-                destination: Some(*destination),
-                permanent: true,
-                plain: true,
-            });
-        }
-        Action::RemoveFdb { mac, destination } => {
-            device
-                .fdb
-                .retain(|e| e.mac != *mac || e.destination != Some(*destination));
-        }
-        Action::SetRoute { destination, gateway } => {
-            device.routes.insert(Route {
-                destination: *destination,
-                gateway: Some(*gateway),
-                onlink: true,
-                protocol: 3,
-                metric: 0,
-                plain: true,
-            });
-        }
-        Action::RemoveRoute { destination, gateway } => {
-            device
-                .routes
-                .retain(|r| r.destination != *destination || r.gateway != Some(*gateway));
-        }
-        other => panic!("not a step on the device: {other}"),
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "apply sends the others elsewhere")]
-fn apply_dataplane(dataplane: &mut ObservedDataplane, action: &Action) {
-    match action {
-        Action::Attach { hook, device } => {
-            let ifindex = if device == "eth0" {
-                UNDERLAY_IFINDEX
-            } else {
-                DEVICE_IFINDEX
-            };
-            dataplane.attached.insert(
-                *hook,
-                Attachment {
+    fn apply_dataplane(&mut self, action: &DataplaneAction) -> Result<()> {
+        match action {
+            DataplaneAction::Load => {
+                self.observed.dataplane = Some(ObservedDataplane {
+                    compatible: true,
+                    ..ObservedDataplane::default()
+                });
+            }
+            DataplaneAction::Remove => self.observed.dataplane = None,
+            DataplaneAction::Attach { hook, device } => {
+                let ifindex = if device == "eth0" {
+                    UNDERLAY_IFINDEX
+                } else {
+                    DEVICE_IFINDEX
+                };
+                let attachment = Attachment {
                     ifindex,
                     current: true,
-                },
-            );
+                };
+                self.dataplane()?.attached.insert(*hook, attachment);
+            }
+            DataplaneAction::SetConfig(config) => self.dataplane()?.config = Some(**config),
+            DataplaneAction::AddPeer(vtep) => drop(self.dataplane()?.peers.insert(*vtep)),
+            DataplaneAction::RemovePeer(vtep) => drop(self.dataplane()?.peers.remove(vtep)),
+            DataplaneAction::SetSubnet { subnet, entry } => {
+                self.dataplane()?.subnets.insert(*subnet, *entry);
+            }
+            DataplaneAction::RemoveSubnet(subnet) => drop(self.dataplane()?.subnets.remove(subnet)),
         }
-        Action::SetConfig(config) => dataplane.config = Some(**config),
-        Action::AddPeer(vtep) => drop(dataplane.peers.insert(*vtep)),
-        Action::RemovePeer(vtep) => drop(dataplane.peers.remove(vtep)),
-        Action::SetSubnet { subnet, entry } => drop(dataplane.subnets.insert(*subnet, *entry)),
-        Action::RemoveSubnet(subnet) => drop(dataplane.subnets.remove(subnet)),
-        other => panic!("not a step of the dataplane: {other}"),
+        Ok(())
+    }
+
+    fn device(&mut self) -> Result<&mut Device> {
+        self.observed.device.as_mut().context("no device")
+    }
+
+    fn dataplane(&mut self) -> Result<&mut ObservedDataplane> {
+        self.observed.dataplane.as_mut().context("nothing is pinned")
+    }
+}
+
+fn created(new: &VxlanDevice) -> Device {
+    Device {
+        ifindex: DEVICE_IFINDEX,
+        up: false,
+        mtu: new.mtu,
+        mac: Some(new.mac),
+        alias: Some(DEVICE_MARK.to_owned()),
+        vxlan: Some(VxlanAttributes {
+            vni: new.vni,
+            port: new.port.unwrap_or(8472),
+            local: Some(new.local),
+            underlay_ifindex: Some(new.underlay_ifindex),
+            learning: new.learning,
+            gbp: new.gbp,
+            collect_metadata: false,
+            group: None,
+            l2miss: false,
+        }),
+        addresses: BTreeSet::new(),
+        routes: BTreeSet::new(),
+        neighbours: BTreeSet::new(),
+        fdb: BTreeSet::new(),
     }
 }

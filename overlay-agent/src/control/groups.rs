@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use overlay_core::action::{Action, Step};
+use overlay_core::action::{Action, Step, Subject};
 use overlay_core::model::MacAddr;
 use overlay_core::observed::Observed;
 
@@ -54,96 +54,28 @@ pub fn groups(steps: &[Step], observed: &Observed) -> Vec<Group> {
     }
     steps
         .iter()
-        .map(|step| match keys(&step.action).first() {
-            Some(key) => Group::Peer(sets.of(*key)),
-            None if is_dataplane(&step.action) => Group::Dataplane,
-            None => Group::Device,
+        .map(|step| match (keys(&step.action).first(), &step.action) {
+            (Some(key), _) => Group::Peer(sets.of(*key)),
+            (None, Action::Kernel(_)) => Group::Device,
+            (None, Action::Dataplane(_)) => Group::Dataplane,
         })
         .collect()
 }
 
-/// Whether a step needs the eBPF side to be in order.
-#[must_use]
-pub const fn is_dataplane(action: &Action) -> bool {
-    match action {
-        Action::LoadDataplane
-        | Action::RemoveDataplane
-        | Action::Attach { .. }
-        | Action::SetConfig(_)
-        | Action::AddPeer(_)
-        | Action::RemovePeer(_)
-        | Action::SetSubnet { .. }
-        | Action::RemoveSubnet(_) => true,
-        Action::CreateDevice(_)
-        | Action::DeleteDevice { .. }
-        | Action::SetDeviceMtu(_)
-        | Action::SetDeviceUp
-        | Action::AddAddress(_)
-        | Action::RemoveAddress(_)
-        | Action::SetNeighbour { .. }
-        | Action::RemoveNeighbour { .. }
-        | Action::SetFdb { .. }
-        | Action::RemoveFdb { .. }
-        | Action::SetRoute { .. }
-        | Action::RemoveRoute { .. } => false,
-    }
-}
-
-/// Whether a step gives a peer something, rather than taking it away.
-#[must_use]
-pub const fn is_addition(action: &Action) -> bool {
-    match action {
-        Action::CreateDevice(_)
-        | Action::SetDeviceMtu(_)
-        | Action::SetDeviceUp
-        | Action::AddAddress(_)
-        | Action::LoadDataplane
-        | Action::Attach { .. }
-        | Action::SetConfig(_)
-        | Action::SetNeighbour { .. }
-        | Action::SetFdb { .. }
-        | Action::SetRoute { .. }
-        | Action::AddPeer(_)
-        | Action::SetSubnet { .. } => true,
-        Action::DeleteDevice { .. }
-        | Action::RemoveAddress(_)
-        | Action::RemoveNeighbour { .. }
-        | Action::RemoveFdb { .. }
-        | Action::RemoveRoute { .. }
-        | Action::RemoveDataplane
-        | Action::RemovePeer(_)
-        | Action::RemoveSubnet(_) => false,
-    }
-}
-
 fn keys(action: &Action) -> Vec<Key> {
-    match action {
-        Action::SetNeighbour { address, mac } => vec![Key::Overlay(*address), Key::Mac(*mac)],
-        Action::RemoveNeighbour { address } => vec![Key::Overlay(*address)],
-        Action::SetFdb { mac, destination } | Action::RemoveFdb { mac, destination } => {
-            vec![Key::Mac(*mac), Key::Underlay(*destination)]
-        }
-        Action::SetRoute { destination, gateway } | Action::RemoveRoute { destination, gateway } => {
-            vec![Key::Overlay(*gateway), Key::Overlay(destination.network())]
-        }
-        Action::AddPeer(vtep) | Action::RemovePeer(vtep) => vec![Key::Underlay(*vtep)],
-        Action::SetSubnet { subnet, entry } => vec![
-            Key::Overlay(subnet.network()),
-            Key::Mac(MacAddr::new(entry.vtep_mac)),
-            Key::Underlay(entry.vtep.into()),
-        ],
-        Action::RemoveSubnet(subnet) => vec![Key::Overlay(subnet.network())],
-        Action::CreateDevice(_)
-        | Action::DeleteDevice { .. }
-        | Action::SetDeviceMtu(_)
-        | Action::SetDeviceUp
-        | Action::AddAddress(_)
-        | Action::RemoveAddress(_)
-        | Action::LoadDataplane
-        | Action::RemoveDataplane
-        | Action::Attach { .. }
-        | Action::SetConfig(_) => Vec::new(),
-    }
+    let Subject {
+        subnet,
+        overlay,
+        mac,
+        underlay,
+    } = action.subject();
+    let keys = [
+        overlay.map(Key::Overlay),
+        subnet.map(|subnet| Key::Overlay(subnet.network())),
+        mac.map(Key::Mac),
+        underlay.map(Key::Underlay),
+    ];
+    keys.into_iter().flatten().collect()
 }
 
 /// Disjoint sets of keys (union-find with path halving).
@@ -198,6 +130,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use overlay_common::maps::SubnetEntry;
+    use overlay_core::action::{DataplaneAction, KernelAction};
     use overlay_core::observed::{Device, FdbEntry, Neighbour};
 
     use super::*;
@@ -205,10 +138,10 @@ mod tests {
 
     #[test]
     fn the_steps_of_a_peer_are_one_group() {
-        let mut steps = vec![step(Action::SetDeviceUp)];
+        let mut steps = vec![step(KernelAction::SetDeviceUp)];
         steps.extend(peer_steps(1));
         steps.extend(peer_steps(2));
-        steps.push(step(Action::LoadDataplane));
+        steps.push(step(DataplaneAction::Load));
         let groups = groups(&steps, &Observed::default());
         let (one, two) = (groups[1], groups[6]);
         assert_ne!(one, two);
@@ -226,13 +159,13 @@ mod tests {
             [192, 168, 0, 1].into(),
         );
         let steps = [
-            step(Action::RemoveSubnet("10.244.1.0/24".parse().unwrap())),
-            step(Action::RemovePeer(vtep)),
-            step(Action::RemoveFdb {
+            step(DataplaneAction::RemoveSubnet("10.244.1.0/24".parse().unwrap())),
+            step(DataplaneAction::RemovePeer(vtep)),
+            step(KernelAction::RemoveFdb {
                 mac,
                 destination: vtep,
             }),
-            step(Action::RemoveNeighbour { address: overlay }),
+            step(KernelAction::RemoveNeighbour { address: overlay }),
         ];
         let device = Device {
             ifindex: 7,
@@ -271,7 +204,7 @@ mod tests {
     fn a_vtep_that_two_subnets_share_joins_them() {
         let mut steps = peer_steps(1);
         steps.extend(peer_steps(2));
-        steps.push(step(Action::SetSubnet {
+        steps.push(step(DataplaneAction::SetSubnet {
             subnet: "10.244.1.0/24".parse().unwrap(),
             entry: SubnetEntry::new(IpAddr::from([192, 168, 0, 2]).into(), [2, 0, 0, 0, 0, 1]),
         }));

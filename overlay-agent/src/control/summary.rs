@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::execute::Report;
-use super::groups::{Group, is_addition};
+use super::groups::Group;
 use crate::text::count;
 
 /// `programmed 3 peers, removed 1 peer: 14 steps in 4.1 ms`; `None` when no peer was touched.
@@ -15,7 +15,7 @@ pub fn summary(report: &Report<'_>, took: Duration) -> Option<String> {
     let mut steps = 0_usize;
     for (group, step) in &report.done {
         if let Group::Peer(_) = group {
-            *peers.entry(*group).or_default() |= is_addition(&step.action);
+            *peers.entry(*group).or_default() |= step.action.is_addition();
             steps += 1;
         }
     }
@@ -49,7 +49,7 @@ pub fn summary(report: &Report<'_>, took: Duration) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::action::Action;
+    use overlay_core::action::{DataplaneAction, KernelAction};
     use overlay_core::observed::Observed;
 
     use super::*;
@@ -58,11 +58,11 @@ mod tests {
 
     #[test]
     fn counts_peers_not_steps() {
-        let removal = Action::RemoveSubnet("10.244.9.0/24".parse().unwrap());
+        let removal = DataplaneAction::RemoveSubnet("10.244.9.0/24".parse().unwrap());
         let steps = [
             peer_steps(1),
             peer_steps(2),
-            vec![step(removal), step(Action::SetDeviceUp)],
+            vec![step(removal), step(KernelAction::SetDeviceUp)],
         ]
         .concat();
         let mut report = Report {

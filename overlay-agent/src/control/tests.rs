@@ -1,6 +1,6 @@
 use std::pin::pin;
 
-use overlay_core::action::Action;
+use overlay_core::action::{Action, DataplaneAction, KernelAction};
 use overlay_core::model::{Dataplane, FamilyLease, Lease, MacAddr, Settings};
 use overlay_core::net_conf::NetConf;
 use tokio::sync::mpsc::{self, Sender};
@@ -201,10 +201,11 @@ async fn waits_for_the_underlay_and_follows_it() {
         ends.kernel.send(()).await.unwrap();
         sleep(schedule::KERNEL_GAP * 2).await;
         let done = ends.done();
-        assert!(
-            matches!(&*done, [Action::SetConfig(config), Action::SetDeviceMtu(8950)] if config.max_segment == 9000),
-            "{done:?}"
-        );
+        let [Action::Dataplane(DataplaneAction::SetConfig(config)), mtu] = done.as_slice() else {
+            panic!("{done:?}");
+        };
+        assert_eq!(config.max_segment, 9000);
+        assert_eq!(*mtu, KernelAction::SetDeviceMtu(8950).into());
     })
     .await;
 }
@@ -218,7 +219,7 @@ async fn a_peer_that_leaves_is_removed_and_the_others_are_not_touched() {
         assert_eq!((ends.subnets(), ends.routes()), (1, 1));
         let steps = ends.done();
         assert!(
-            !steps.is_empty() && steps.iter().all(|action| !groups::is_addition(action)),
+            !steps.is_empty() && steps.iter().all(|action| !action.is_addition()),
             "{steps:?}"
         );
     })

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::errno::Errno;
-use overlay_core::action::{Action, VxlanDevice};
+use overlay_core::action::{KernelAction, VxlanDevice};
 use overlay_core::model::MacAddr;
 use overlay_core::ownership::DEVICE_MARK;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -18,7 +18,7 @@ use super::explain::explain;
 use super::link::{KERNEL_VXLAN_PORT, Link};
 
 impl Netlink {
-    pub(super) async fn create_device(&self, action: &Action, device: &VxlanDevice) -> Result<()> {
+    pub(super) async fn create_device(&self, action: &KernelAction, device: &VxlanDevice) -> Result<()> {
         let request = RouteNetlinkMessage::NewLink(creation(device));
         match self.socket.change_one((request, NLM_F_CREATE | NLM_F_EXCL)).await {
             Ok(()) => {}
@@ -37,7 +37,7 @@ impl Netlink {
     /// The kernel says that the device exists: done before, or a conflict.
     async fn create_existing(
         &self,
-        action: &Action,
+        action: &KernelAction,
         device: &VxlanDevice,
         error: &RequestError,
     ) -> Result<()> {
@@ -85,7 +85,7 @@ impl Netlink {
     }
 
     /// Marks the device as made by this agent. A second request: the kernel ignores `IFLA_IFALIAS` in a creation.
-    async fn mark(&self, action: &Action, link: &Link) -> Result<()> {
+    async fn mark(&self, action: &KernelAction, link: &Link) -> Result<()> {
         let message = LinkUnspec::new_with_index(link.ifindex)
             .alias(DEVICE_MARK)
             .build();
@@ -101,7 +101,7 @@ impl Netlink {
         })
     }
 
-    pub(super) async fn delete_device(&self, action: &Action, name: &str, ifindex: u32) -> Result<()> {
+    pub(super) async fn delete_device(&self, action: &KernelAction, name: &str, ifindex: u32) -> Result<()> {
         let link = self
             .socket
             .link_indexed(ifindex)
@@ -125,7 +125,7 @@ impl Netlink {
         }
     }
 
-    pub(super) async fn set_device_mtu(&self, action: &Action, name: &str, mtu: u32) -> Result<()> {
+    pub(super) async fn set_device_mtu(&self, action: &KernelAction, name: &str, mtu: u32) -> Result<()> {
         let link = self.link(action, name).await?;
         let message = LinkUnspec::new_with_index(link.ifindex).mtu(mtu).build();
         let changed = self
@@ -137,7 +137,7 @@ impl Netlink {
 
     /// Sets the device up and makes sure that it still has its MAC address: peers send to that one, and udev or
     /// systemd-networkd may change it when a device appears (flannel #1155, #1795).
-    pub(super) async fn set_device_up(&self, action: &Action, name: &str) -> Result<()> {
+    pub(super) async fn set_device_up(&self, action: &KernelAction, name: &str) -> Result<()> {
         let before = self.link(action, name).await?;
         let message = LinkUnspec::new_with_index(before.ifindex).up().build();
         match self
@@ -165,7 +165,12 @@ impl Netlink {
         Ok(())
     }
 
-    async fn explain_port_in_use(&self, action: &Action, link: &Link, error: &RequestError) -> anyhow::Error {
+    async fn explain_port_in_use(
+        &self,
+        action: &KernelAction,
+        link: &Link,
+        error: &RequestError,
+    ) -> anyhow::Error {
         let Some(port) = link.vxlan.as_ref().map(|vxlan| vxlan.port) else {
             return explain(action, &link.name, error);
         };
@@ -201,7 +206,7 @@ impl Netlink {
     }
 
     /// Our device, which must be there.
-    async fn link(&self, action: &Action, name: &str) -> Result<Link> {
+    async fn link(&self, action: &KernelAction, name: &str) -> Result<Link> {
         let link = self
             .socket
             .link_named(name)

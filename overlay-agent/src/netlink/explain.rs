@@ -2,28 +2,28 @@
 
 use anyhow::{Error, anyhow};
 use nix::errno::Errno;
-use overlay_core::action::Action;
+use overlay_core::action::KernelAction;
 
 use super::error::RequestError;
 
 /// What was attempted, what the kernel said, and what can be done about it.
-pub(super) fn explain(action: &Action, device_name: &str, error: &RequestError) -> Error {
+pub(super) fn explain(action: &KernelAction, device_name: &str, error: &RequestError) -> Error {
     let hint = error.errno().and_then(|errno| hint(action, errno));
     let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
     anyhow!("{device_name}: {action}: {error}{hint}")
 }
 
-fn hint(action: &Action, errno: Errno) -> Option<&'static str> {
+fn hint(action: &KernelAction, errno: Errno) -> Option<&'static str> {
     match (action, errno) {
         (_, Errno::EPERM | Errno::EACCES) => Some("the agent needs the capability CAP_NET_ADMIN"),
         (_, Errno::ENODEV) => Some("the device was deleted meanwhile; it is created again by the next plan"),
-        (Action::SetNeighbour { .. }, Errno::ENOBUFS) => {
+        (KernelAction::SetNeighbour { .. }, Errno::ENOBUFS) => {
             Some("the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3")
         }
-        (Action::SetRoute { .. }, Errno::EEXIST) => {
+        (KernelAction::SetRoute { .. }, Errno::EEXIST) => {
             Some("a route of somebody else for the same destination stands before it: see `ip route show`")
         }
-        (Action::SetRoute { .. }, Errno::ENETUNREACH | Errno::ENETDOWN) => {
+        (KernelAction::SetRoute { .. }, Errno::ENETUNREACH | Errno::ENETDOWN) => {
             Some("routes need the device to be up and the gateway not to be a local address")
         }
         (_, Errno::ENOMEM | Errno::ENOBUFS) => Some("the kernel is out of memory for it"),
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn missing_capability_is_named() {
-        let action = Action::SetDeviceMtu(1450);
+        let action = KernelAction::SetDeviceMtu(1450);
         let error = RequestError::Refused {
             errno: Errno::EPERM,
             text: None,
@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn lost_answer_is_reported_as_such() {
         let text = explain(
-            &Action::SetDeviceUp,
+            &KernelAction::SetDeviceUp,
             "flannel.1",
             &RequestError::lost("no answer"),
         )

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use overlay_core::action::Action;
+use overlay_core::action::KernelAction;
 use overlay_core::model::MacAddr;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -19,31 +19,33 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::route::IPV6_DEFAULT_METRIC;
 use super::socket::Change;
 
-/// The request that carries out the action on the device; `None` if the action is not about an entry of the device.
-pub(super) fn entry_change(action: &Action, ifindex: u32) -> Option<Change> {
+/// The request that carries out the action on the device; `None` if the action is about the device itself.
+pub(super) fn entry_change(action: &KernelAction, ifindex: u32) -> Option<Change> {
     use RouteNetlinkMessage as Message;
     const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
     const DELETE: u16 = 0;
     Some(match *action {
-        Action::AddAddress(address) => (
+        KernelAction::AddAddress(address) => (
             Message::NewAddress(own_address(address, ifindex)),
             NLM_F_CREATE | NLM_F_EXCL,
         ),
-        Action::RemoveAddress(address) => (Message::DelAddress(own_address(address, ifindex)), DELETE),
-        Action::SetNeighbour { address, mac } => {
+        KernelAction::RemoveAddress(address) => (Message::DelAddress(own_address(address, ifindex)), DELETE),
+        KernelAction::SetNeighbour { address, mac } => {
             (Message::NewNeighbour(neighbour(address, Some(mac), ifindex)), SET)
         }
-        Action::RemoveNeighbour { address } => {
+        KernelAction::RemoveNeighbour { address } => {
             (Message::DelNeighbour(neighbour(address, None, ifindex)), DELETE)
         }
-        Action::SetFdb { mac, destination } => (Message::NewNeighbour(fdb(mac, destination, ifindex)), SET),
-        Action::RemoveFdb { mac, destination } => {
+        KernelAction::SetFdb { mac, destination } => {
+            (Message::NewNeighbour(fdb(mac, destination, ifindex)), SET)
+        }
+        KernelAction::RemoveFdb { mac, destination } => {
             (Message::DelNeighbour(fdb(mac, destination, ifindex)), DELETE)
         }
-        Action::SetRoute { destination, gateway } => {
+        KernelAction::SetRoute { destination, gateway } => {
             (Message::NewRoute(route(destination, gateway, ifindex)), SET)
         }
-        Action::RemoveRoute { destination, gateway } => {
+        KernelAction::RemoveRoute { destination, gateway } => {
             let mut message = route(destination, gateway, ifindex);
             if destination.addr().is_ipv6() {
                 message
@@ -52,57 +54,29 @@ pub(super) fn entry_change(action: &Action, ifindex: u32) -> Option<Change> {
             }
             (Message::DelRoute(message), DELETE)
         }
-        Action::CreateDevice(_)
-        | Action::DeleteDevice { .. }
-        | Action::SetDeviceMtu(_)
-        | Action::SetDeviceUp
-        | Action::LoadDataplane
-        | Action::RemoveDataplane
-        | Action::Attach { .. }
-        | Action::SetConfig(_)
-        | Action::AddPeer(_)
-        | Action::RemovePeer(_)
-        | Action::SetSubnet { .. }
-        | Action::RemoveSubnet(_) => return None,
+        KernelAction::CreateDevice(_)
+        | KernelAction::DeleteDevice { .. }
+        | KernelAction::SetDeviceMtu(_)
+        | KernelAction::SetDeviceUp => return None,
     })
 }
 
-/// Whether the action takes something away, so that it is done when the device is gone.
-pub(super) fn removes(action: &Action) -> bool {
-    matches!(
-        action,
-        Action::RemoveAddress(_)
-            | Action::RemoveNeighbour { .. }
-            | Action::RemoveFdb { .. }
-            | Action::RemoveRoute { .. }
-            | Action::DeleteDevice { .. }
-    )
-}
-
 /// Whether the kernel's refusal says that the action was done before.
-pub(super) fn already_done(action: &Action, errno: Errno) -> bool {
+pub(super) fn already_done(action: &KernelAction, errno: Errno) -> bool {
     match action {
-        Action::AddAddress(_) => errno == Errno::EEXIST,
-        Action::RemoveAddress(_) => matches!(errno, Errno::EADDRNOTAVAIL | Errno::ENODEV),
-        Action::RemoveNeighbour { .. } | Action::RemoveFdb { .. } => {
+        KernelAction::AddAddress(_) => errno == Errno::EEXIST,
+        KernelAction::RemoveAddress(_) => matches!(errno, Errno::EADDRNOTAVAIL | Errno::ENODEV),
+        KernelAction::RemoveNeighbour { .. } | KernelAction::RemoveFdb { .. } => {
             matches!(errno, Errno::ENOENT | Errno::ENODEV)
         }
-        Action::RemoveRoute { .. } => matches!(errno, Errno::ESRCH | Errno::ENODEV),
-        Action::DeleteDevice { .. } => errno == Errno::ENODEV,
-        Action::CreateDevice(_)
-        | Action::SetDeviceMtu(_)
-        | Action::SetDeviceUp
-        | Action::SetNeighbour { .. }
-        | Action::SetFdb { .. }
-        | Action::SetRoute { .. }
-        | Action::LoadDataplane
-        | Action::RemoveDataplane
-        | Action::Attach { .. }
-        | Action::SetConfig(_)
-        | Action::AddPeer(_)
-        | Action::RemovePeer(_)
-        | Action::SetSubnet { .. }
-        | Action::RemoveSubnet(_) => false,
+        KernelAction::RemoveRoute { .. } => matches!(errno, Errno::ESRCH | Errno::ENODEV),
+        KernelAction::DeleteDevice { .. } => errno == Errno::ENODEV,
+        KernelAction::CreateDevice(_)
+        | KernelAction::SetDeviceMtu(_)
+        | KernelAction::SetDeviceUp
+        | KernelAction::SetNeighbour { .. }
+        | KernelAction::SetFdb { .. }
+        | KernelAction::SetRoute { .. } => false,
     }
 }
 

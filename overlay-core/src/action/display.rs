@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use overlay_common::config::{self, Config};
 
-use super::{Action, Hook, Step, VxlanDevice};
+use super::{Action, DataplaneAction, Hook, KernelAction, Step, VxlanDevice};
 use crate::model::MacAddr;
 
 impl fmt::Display for Step {
@@ -15,6 +15,15 @@ impl fmt::Display for Step {
 }
 
 impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(action) => action.fmt(f),
+            Self::Dataplane(action) => action.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for KernelAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CreateDevice(device) => write!(f, "link add {device}"),
@@ -37,8 +46,15 @@ impl fmt::Display for Action {
             Self::RemoveRoute { destination, gateway } => {
                 write!(f, "route delete {destination} via {gateway} onlink")
             }
-            Self::LoadDataplane => f.write_str("dataplane load"),
-            Self::RemoveDataplane => f.write_str("dataplane remove"),
+        }
+    }
+}
+
+impl fmt::Display for DataplaneAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load => f.write_str("dataplane load"),
+            Self::Remove => f.write_str("dataplane remove"),
             Self::Attach { hook, device } => {
                 write!(f, "dataplane attach {} to {hook} of {device}", hook.program())
             }

@@ -1,6 +1,6 @@
 //! Removing everything that the agent ever made, and nothing else.
 
-use crate::action::{Action, Step};
+use crate::action::{DataplaneAction, KernelAction, Step};
 use crate::observed::Observed;
 use crate::ownership;
 
@@ -22,7 +22,7 @@ pub fn cleanup_plan(observed: &Observed, device_name: &str) -> Cleanup {
     let mut cleanup = Cleanup::default();
     if observed.dataplane.is_some() {
         cleanup.steps.push(Step {
-            action: Action::RemoveDataplane,
+            action: DataplaneAction::Remove.into(),
             why: "cleanup".into(),
         });
     }
@@ -31,12 +31,12 @@ pub fn cleanup_plan(observed: &Observed, device_name: &str) -> Cleanup {
     };
     let ifindex = device.ifindex;
     if ownership::made_by_us(device) {
-        let action = Action::DeleteDevice {
+        let action = KernelAction::DeleteDevice {
             name: device_name.to_owned(),
             ifindex,
         };
         cleanup.steps.push(Step {
-            action,
+            action: action.into(),
             why: "cleanup: made by this agent".into(),
         });
     } else if ownership::usable(device) {

@@ -3,7 +3,7 @@
 use overlay_common::config::{ABI_VERSION, Config, FLAG_ENFORCE_PEERS};
 
 use super::device::Fate;
-use crate::action::{Action, Hook};
+use crate::action::{DataplaneAction, Hook};
 use crate::desired::DesiredDataplane;
 use crate::observed::{Attachment, ObservedDataplane};
 use crate::order::{Ordered, Phase};
@@ -21,27 +21,27 @@ pub(super) fn plan(
     let Some(desired) = desired else {
         if observed.is_some() {
             let why = "the kernel dataplane is asked for";
-            steps.push(Phase::RemoveDataplane, Action::RemoveDataplane, why);
+            steps.push(Phase::RemoveDataplane, DataplaneAction::Remove, why);
         }
         return;
     };
     let found = match observed {
         None => {
-            steps.push(Phase::LoadDataplane, Action::LoadDataplane, "nothing is pinned");
+            steps.push(Phase::LoadDataplane, DataplaneAction::Load, "nothing is pinned");
             &fresh
         }
         // Entries that cannot be read cannot be kept in step with the kernel's, so the old programs must not run on
         // while it changes. Without programs the kernel device does everything.
         Some(found) if !found.compatible => {
             let why = "the pinned maps have another layout than this agent's";
-            steps.push(Phase::RemoveDataplane, Action::RemoveDataplane, why);
-            steps.push(Phase::LoadDataplane, Action::LoadDataplane, why);
+            steps.push(Phase::RemoveDataplane, DataplaneAction::Remove, why);
+            steps.push(Phase::LoadDataplane, DataplaneAction::Load, why);
             &fresh
         }
         Some(found) => {
             if found.attached.values().any(|attachment| !attachment.current) {
                 let why = "an attached program is of another build";
-                steps.push(Phase::LoadDataplane, Action::LoadDataplane, why);
+                steps.push(Phase::LoadDataplane, DataplaneAction::Load, why);
             }
             found
         }
@@ -67,7 +67,7 @@ fn hooks(desired: &DesiredDataplane, found: &ObservedDataplane, fate: &Fate<'_>,
             (Some(Attachment { current: false, .. }), _) => "the program is of another build".to_owned(),
             (Some(Attachment { current: true, .. }), _) => continue,
         };
-        let attach = Action::Attach {
+        let attach = DataplaneAction::Attach {
             hook: *hook,
             device: target.device.clone(),
         };
@@ -117,7 +117,7 @@ fn entries(
             (Some(wanted), None) if wanted != entry => "the peer has moved",
             (Some(_), None) => continue,
         };
-        steps.push(Phase::RemoveSubnet, Action::RemoveSubnet(*subnet), why);
+        steps.push(Phase::RemoveSubnet, DataplaneAction::RemoveSubnet(*subnet), why);
     }
     for (subnet, entry) in &desired.subnets {
         let why = match (found.subnets.get(subnet), flush) {
@@ -128,7 +128,7 @@ fn entries(
         };
         steps.push(
             Phase::SetSubnet,
-            Action::SetSubnet {
+            DataplaneAction::SetSubnet {
                 subnet: *subnet,
                 entry: *entry,
             },
@@ -138,15 +138,19 @@ fn entries(
     // A VTEP that stays known keeps its statistics, also when the device is recreated: receiving from it needs no entry
     // of the kernel's.
     for vtep in found.peers.difference(&desired.peers) {
-        steps.push(Phase::RemovePeer, Action::RemovePeer(*vtep), "no lease names it");
+        steps.push(
+            Phase::RemovePeer,
+            DataplaneAction::RemovePeer(*vtep),
+            "no lease names it",
+        );
     }
     for vtep in desired.peers.difference(&found.peers) {
-        steps.push(Phase::AddPeer, Action::AddPeer(*vtep), "missing");
+        steps.push(Phase::AddPeer, DataplaneAction::AddPeer(*vtep), "missing");
     }
 }
 
 fn config(wanted: &Config, found: Option<&Config>, steps: &mut Ordered) {
-    let set = |config: Config| Action::SetConfig(Box::new(config));
+    let set = |config: Config| DataplaneAction::SetConfig(Box::new(config));
     let working = found.filter(|config| config.abi == ABI_VERSION);
     match working {
         Some(found) if found == wanted => {}

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::ForeignDevice;
-use crate::action::{Action, VxlanDevice};
+use crate::action::{KernelAction, VxlanDevice};
 use crate::desired::Desired;
 use crate::net_conf::DEFAULT_PORT;
 use crate::observed::{Device, VxlanAttributes};
@@ -54,44 +54,44 @@ pub(super) fn plan(desired: &Desired, fate: &Fate<'_>, steps: &mut Ordered) {
         Fate::Keep(device) => {
             if device.mtu != wanted.mtu {
                 let why = format!("MTU is {}, wanted {}", device.mtu, wanted.mtu);
-                steps.push(Phase::Mtu, Action::SetDeviceMtu(wanted.mtu), why);
+                steps.push(Phase::Mtu, KernelAction::SetDeviceMtu(wanted.mtu), why);
             }
             if !device.up {
-                steps.push(Phase::Up, Action::SetDeviceUp, "the device is down");
+                steps.push(Phase::Up, KernelAction::SetDeviceUp, "the device is down");
             }
         }
         Fate::Create => {
             steps.push(
                 Phase::CreateDevice,
-                Action::CreateDevice(wanted.clone()),
+                KernelAction::CreateDevice(wanted.clone()),
                 "missing",
             );
-            steps.push(Phase::Up, Action::SetDeviceUp, "the device is new");
+            steps.push(Phase::Up, KernelAction::SetDeviceUp, "the device is new");
         }
         Fate::Recreate { device, why } => {
-            let delete = Action::DeleteDevice {
+            let delete = KernelAction::DeleteDevice {
                 name: wanted.name.clone(),
                 ifindex: device.ifindex,
             };
             steps.push(Phase::DeleteDevice, delete, why.clone());
             steps.push(
                 Phase::CreateDevice,
-                Action::CreateDevice(wanted.clone()),
+                KernelAction::CreateDevice(wanted.clone()),
                 why.clone(),
             );
-            steps.push(Phase::Up, Action::SetDeviceUp, "the device is new");
+            steps.push(Phase::Up, KernelAction::SetDeviceUp, "the device is new");
         }
     }
     let network = desired.network;
     let present = fate.kept().map(|device| &device.addresses);
     let is_present = |address| present.is_some_and(|addresses| addresses.contains(address));
     for address in desired.addresses.iter().filter(|address| !is_present(address)) {
-        steps.push(Phase::AddAddress, Action::AddAddress(*address), "missing");
+        steps.push(Phase::AddAddress, KernelAction::AddAddress(*address), "missing");
     }
     for address in present.into_iter().flatten() {
         if ownership::address(network, address) && !desired.addresses.contains(address) {
             let why = "inside the overlay's Network and not this node's";
-            steps.push(Phase::RemoveAddress, Action::RemoveAddress(*address), why);
+            steps.push(Phase::RemoveAddress, KernelAction::RemoveAddress(*address), why);
         }
     }
 }

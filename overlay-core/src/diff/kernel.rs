@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::action::Action;
+use crate::action::KernelAction;
 use crate::desired::{Desired, Peer};
 use crate::model::MacAddr;
 use crate::observed::{Device, FdbEntry, Neighbour, Route};
@@ -53,7 +53,7 @@ fn fdb(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
         };
         steps.push(
             Phase::RemoveFdb,
-            Action::RemoveFdb {
+            KernelAction::RemoveFdb {
                 mac: entry.mac,
                 destination,
             },
@@ -67,7 +67,7 @@ fn fdb(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
         };
         steps.push(
             Phase::SetFdb,
-            Action::SetFdb {
+            KernelAction::SetFdb {
                 mac,
                 destination: peer.public_ip,
             },
@@ -98,7 +98,7 @@ fn neighbours(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
             }
             Some(_) => format!("{}: not permanent", peer.node),
         };
-        let action = Action::SetNeighbour {
+        let action = KernelAction::SetNeighbour {
             address: peer.gateway,
             mac: peer.vtep_mac,
         };
@@ -109,7 +109,7 @@ fn neighbours(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
         if ownership::neighbour(desired.network, neighbour) && !gateways.contains(&address) {
             steps.push(
                 Phase::RemoveNeighbour,
-                Action::RemoveNeighbour { address },
+                KernelAction::RemoveNeighbour { address },
                 UNNAMED,
             );
         }
@@ -128,7 +128,7 @@ fn routes(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
             plain: true,
         };
         if !found.is_some_and(|found| found.contains(&route)) {
-            let action = Action::SetRoute {
+            let action = KernelAction::SetRoute {
                 destination: *subnet,
                 gateway: peer.gateway,
             };
@@ -146,7 +146,7 @@ fn routes(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
         };
         // What has our shape and the destination of a peer is that peer's route.
         if ownership::route(desired.network, route) && !desired.peers.contains_key(destination) {
-            let action = Action::RemoveRoute {
+            let action = KernelAction::RemoveRoute {
                 destination: *destination,
                 gateway: *gateway,
             };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::*;
-use crate::action::{Action, Hook};
+use crate::action::{Action, DataplaneAction, Hook, KernelAction};
 use crate::desired::desired;
 use crate::model::{Dataplane, FamilyLease, Lease, LeaseEvent, MacAddr, NodeFacts, Settings, Underlay};
 use crate::model_kernel::ModelKernel;
@@ -196,18 +196,21 @@ fn whatever_else_differs_recreates_the_device() {
         let mut kernel = settled(&desired);
         change(kernel.observed.device.as_mut().unwrap().vxlan.as_mut().unwrap());
         let steps = run(&mut kernel, &desired);
-        let delete = Action::DeleteDevice {
+        let delete = KernelAction::DeleteDevice {
             name: "flannel.1".into(),
             ifindex: 3,
         };
         assert_eq!(
             steps[0],
             Step {
-                action: delete,
+                action: delete.into(),
                 why: why.into()
             }
         );
-        assert!(matches!(steps[1].action, Action::CreateDevice(_)));
+        assert!(matches!(
+            steps[1].action,
+            Action::Kernel(KernelAction::CreateDevice(_))
+        ));
     }
     let mut kernel = settled(&desired);
     kernel.observed.device.as_mut().unwrap().mac = Some(MacAddr::new([2, 9, 9, 9, 9, 9]));
@@ -274,21 +277,21 @@ fn another_vni_empties_the_fast_path_before_the_configuration_changes() {
     .unwrap();
     let at = |wanted: fn(&Action) -> bool| steps.iter().position(|step| wanted(&step.action)).unwrap();
     let order = [
-        at(|action| matches!(action, Action::RemoveSubnet(_))),
-        at(|action| matches!(action, Action::CreateDevice(_))),
-        at(|action| matches!(action, Action::SetConfig(_))),
+        at(|action| matches!(action, Action::Dataplane(DataplaneAction::RemoveSubnet(_)))),
+        at(|action| matches!(action, Action::Kernel(KernelAction::CreateDevice(_)))),
+        at(|action| matches!(action, Action::Dataplane(DataplaneAction::SetConfig(_)))),
         at(|action| {
             matches!(
                 action,
-                Action::Attach {
+                Action::Dataplane(DataplaneAction::Attach {
                     hook: Hook::VtepEgress,
                     ..
-                }
+                })
             )
         }),
-        at(|action| matches!(action, Action::SetDeviceUp)),
-        at(|action| matches!(action, Action::SetRoute { .. })),
-        at(|action| matches!(action, Action::SetSubnet { .. })),
+        at(|action| matches!(action, Action::Kernel(KernelAction::SetDeviceUp))),
+        at(|action| matches!(action, Action::Kernel(KernelAction::SetRoute { .. }))),
+        at(|action| matches!(action, Action::Dataplane(DataplaneAction::SetSubnet { .. }))),
     ];
     assert!(order.is_sorted(), "{:#?}", lines(&steps));
 }
@@ -302,11 +305,14 @@ fn an_open_check_is_closed_after_the_last_peer() {
     dataplane.peers.clear();
     let steps = run(&mut kernel, &desired);
     assert!(
-        matches!(steps[0].action, Action::AddPeer(_)),
+        matches!(steps[0].action, Action::Dataplane(DataplaneAction::AddPeer(_))),
         "{:?}",
         lines(&steps)
     );
-    assert!(matches!(steps[1].action, Action::SetConfig(_)));
+    assert!(matches!(
+        steps[1].action,
+        Action::Dataplane(DataplaneAction::SetConfig(_))
+    ));
     assert_eq!(steps.len(), 2);
 }
 
@@ -316,8 +322,8 @@ fn a_dataplane_of_another_layout_is_removed_before_anything_changes() {
     let mut kernel = settled(&desired);
     kernel.observed.dataplane = Some(ObservedDataplane::default());
     let steps = run(&mut kernel, &desired);
-    assert_eq!(steps[0].action, Action::RemoveDataplane);
-    assert_eq!(steps[1].action, Action::LoadDataplane);
+    assert_eq!(steps[0].action, DataplaneAction::Remove.into());
+    assert_eq!(steps[1].action, DataplaneAction::Load.into());
 }
 
 #[test]
@@ -365,8 +371,11 @@ fn the_kernel_dataplane_removes_the_ebpf_one_first() {
     let mut kernel = settled(&of(vec![lease(1), lease(2), lease(3)]));
     let kernel_only = desired_for(vec![lease(1), lease(2)], VxlanConf::default(), Dataplane::Kernel);
     let steps = run(&mut kernel, &kernel_only);
-    assert_eq!(steps[0].action, Action::RemoveDataplane);
-    assert!(matches!(steps[1].action, Action::RemoveRoute { .. }));
+    assert_eq!(steps[0].action, DataplaneAction::Remove.into());
+    assert!(matches!(
+        steps[1].action,
+        Action::Kernel(KernelAction::RemoveRoute { .. })
+    ));
 }
 
 #[test]

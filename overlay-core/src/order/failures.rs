@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use overlay_common::maps::SubnetEntry;
 
-use crate::action::{Action, Hook};
+use crate::action::{Action, DataplaneAction, Hook, KernelAction};
 use crate::model::MacAddr;
 use crate::observed::Observed;
 
@@ -64,7 +64,41 @@ impl Failures {
     /// Notes an action that failed, or that was left out because [`Failures::blocks`] said so.
     pub fn record(&mut self, action: &Action) {
         match action {
-            Action::RemoveSubnet(subnet) => {
+            Action::Kernel(action) => self.record_kernel(action),
+            Action::Dataplane(action) => self.record_dataplane(action),
+        }
+    }
+
+    fn record_kernel(&mut self, action: &KernelAction) {
+        match action {
+            KernelAction::DeleteDevice { .. } => self.delete_device = true,
+            KernelAction::CreateDevice(_) => self.device = true,
+            KernelAction::SetDeviceUp => self.up = true,
+            KernelAction::SetFdb { mac, destination } => {
+                self.fdb.insert(*mac);
+                self.peers.insert(*destination);
+            }
+            KernelAction::RemoveFdb { mac, .. } => {
+                self.forked_macs.insert(*mac);
+            }
+            KernelAction::SetNeighbour { address, .. } => {
+                self.neighbours.insert(*address);
+            }
+            KernelAction::SetRoute { destination, .. } => {
+                self.routes.insert(*destination);
+            }
+            // Nothing relies on these.
+            KernelAction::SetDeviceMtu(_)
+            | KernelAction::AddAddress(_)
+            | KernelAction::RemoveAddress(_)
+            | KernelAction::RemoveNeighbour { .. }
+            | KernelAction::RemoveRoute { .. } => {}
+        }
+    }
+
+    fn record_dataplane(&mut self, action: &DataplaneAction) {
+        match action {
+            DataplaneAction::RemoveSubnet(subnet) => {
                 self.kept_subnets.insert(*subnet);
                 self.kept_gateways.insert(subnet.network());
                 if let Some(entry) = self.before.subnets.get(subnet) {
@@ -72,37 +106,16 @@ impl Failures {
                     self.kept_vteps.insert(entry.vtep.into());
                 }
             }
-            Action::DeleteDevice { .. } => self.delete_device = true,
-            Action::CreateDevice(_) => self.device = true,
-            Action::SetDeviceUp => self.up = true,
-            Action::LoadDataplane => self.load = true,
-            Action::RemoveDataplane => self.remove_dataplane = true,
-            Action::SetConfig(_) => self.config = true,
-            Action::SetFdb { mac, destination } => {
-                self.fdb.insert(*mac);
-                self.peers.insert(*destination);
-            }
-            Action::RemoveFdb { mac, .. } => {
-                self.forked_macs.insert(*mac);
-            }
-            Action::SetNeighbour { address, .. } => {
-                self.neighbours.insert(*address);
-            }
-            Action::SetRoute { destination, .. } => {
-                self.routes.insert(*destination);
-            }
-            Action::AddPeer(vtep) => {
+            DataplaneAction::Load => self.load = true,
+            DataplaneAction::Remove => self.remove_dataplane = true,
+            DataplaneAction::SetConfig(_) => self.config = true,
+            DataplaneAction::AddPeer(vtep) => {
                 self.peers.insert(*vtep);
             }
             // Nothing relies on these.
-            Action::SetDeviceMtu(_)
-            | Action::AddAddress(_)
-            | Action::RemoveAddress(_)
-            | Action::RemoveNeighbour { .. }
-            | Action::RemoveRoute { .. }
-            | Action::Attach { .. }
-            | Action::RemovePeer(_)
-            | Action::SetSubnet { .. } => {}
+            DataplaneAction::Attach { .. }
+            | DataplaneAction::RemovePeer(_)
+            | DataplaneAction::SetSubnet { .. } => {}
         }
     }
 
@@ -113,41 +126,55 @@ impl Failures {
     #[must_use]
     pub fn blocks(&self, action: &Action) -> bool {
         match action {
-            Action::RemoveSubnet(_) | Action::RemoveDataplane => false,
-            Action::RemovePeer(vtep) => self.kept_vteps.contains(vtep),
-            Action::DeleteDevice { .. } => !self.kept_subnets.is_empty(),
-            Action::CreateDevice(_) => self.delete_device,
-            Action::SetDeviceMtu(_)
-            | Action::SetDeviceUp
-            | Action::AddAddress(_)
-            | Action::RemoveAddress(_) => self.no_device(),
-            Action::SetFdb { mac, .. } => self.no_device() || self.kept_macs.contains(mac),
-            Action::SetNeighbour { address, mac } => {
+            Action::Kernel(action) => self.blocks_kernel(action),
+            Action::Dataplane(action) => self.blocks_dataplane(action),
+        }
+    }
+
+    fn blocks_kernel(&self, action: &KernelAction) -> bool {
+        match action {
+            KernelAction::DeleteDevice { .. } => !self.kept_subnets.is_empty(),
+            KernelAction::CreateDevice(_) => self.delete_device,
+            KernelAction::SetDeviceMtu(_)
+            | KernelAction::SetDeviceUp
+            | KernelAction::AddAddress(_)
+            | KernelAction::RemoveAddress(_) => self.no_device(),
+            KernelAction::SetFdb { mac, .. } => self.no_device() || self.kept_macs.contains(mac),
+            KernelAction::SetNeighbour { address, mac } => {
                 self.no_device() || self.fdb.contains(mac) || self.kept_gateways.contains(address)
             }
-            Action::SetRoute { gateway, .. } => {
+            KernelAction::SetRoute { gateway, .. } => {
                 self.no_device() || self.up || self.neighbours.contains(gateway)
             }
-            Action::RemoveRoute { destination, .. } => {
+            KernelAction::RemoveRoute { destination, .. } => {
                 self.no_device() || self.kept_subnets.contains(destination)
             }
-            Action::RemoveFdb { mac, .. } => {
+            KernelAction::RemoveFdb { mac, .. } => {
                 self.no_device() || self.fdb.contains(mac) || self.kept_macs.contains(mac)
             }
-            Action::RemoveNeighbour { address } => self.no_device() || self.kept_gateways.contains(address),
-            Action::LoadDataplane => self.remove_dataplane,
-            Action::Attach {
+            KernelAction::RemoveNeighbour { address } => {
+                self.no_device() || self.kept_gateways.contains(address)
+            }
+        }
+    }
+
+    fn blocks_dataplane(&self, action: &DataplaneAction) -> bool {
+        match action {
+            DataplaneAction::RemoveSubnet(_) | DataplaneAction::Remove => false,
+            DataplaneAction::RemovePeer(vtep) => self.kept_vteps.contains(vtep),
+            DataplaneAction::Load => self.remove_dataplane,
+            DataplaneAction::Attach {
                 hook: Hook::UnderlayIngress,
                 ..
             } => self.load || self.remove_dataplane,
             // The old configuration is not the new device's.
-            Action::Attach {
+            DataplaneAction::Attach {
                 hook: Hook::VtepEgress,
                 ..
             } => self.load || self.remove_dataplane || self.no_device() || self.config,
-            Action::SetConfig(_) => self.no_maps() || self.no_device(),
-            Action::AddPeer(vtep) => self.no_maps() || self.no_device() || self.peers.contains(vtep),
-            Action::SetSubnet { subnet, entry } => {
+            DataplaneAction::SetConfig(_) => self.no_maps() || self.no_device(),
+            DataplaneAction::AddPeer(vtep) => self.no_maps() || self.no_device() || self.peers.contains(vtep),
+            DataplaneAction::SetSubnet { subnet, entry } => {
                 let mac = MacAddr::new(entry.vtep_mac);
                 self.no_maps()
                     || self.no_device()
@@ -174,57 +201,4 @@ impl Failures {
 }
 
 #[cfg(test)]
-mod tests {
-    use overlay_common::addr::Addr;
-
-    use super::*;
-
-    const MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 2]);
-    const OTHER: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 3]);
-
-    fn vtep(last: u8) -> IpAddr {
-        IpAddr::from([192, 168, 0, last])
-    }
-
-    #[test]
-    fn a_peer_without_a_forwarding_entry_gets_nothing_that_relies_on_it() {
-        let mut failures = Failures::none(&Observed::default());
-        failures.record(&Action::SetFdb {
-            mac: MAC,
-            destination: vtep(2),
-        });
-        let neighbour = |mac| Action::SetNeighbour {
-            address: IpAddr::from([10, 244, 2, 0]),
-            mac,
-        };
-        let subnet = |mac: MacAddr, last| Action::SetSubnet {
-            subnet: "10.244.2.0/24".parse().unwrap(),
-            entry: SubnetEntry::new(Addr::from(vtep(last)), mac.octets()),
-        };
-        assert!(failures.blocks(&neighbour(MAC)));
-        assert!(failures.blocks(&Action::AddPeer(vtep(2))));
-        assert!(failures.blocks(&subnet(MAC, 2)));
-        assert!(!failures.blocks(&neighbour(OTHER)));
-        assert!(!failures.blocks(&Action::AddPeer(vtep(3))));
-        assert!(!failures.blocks(&subnet(OTHER, 3)));
-    }
-
-    #[test]
-    fn without_a_device_only_the_fast_path_shrinks() {
-        let mut failures = Failures::none(&Observed::default());
-        failures.record(&Action::DeleteDevice {
-            name: "flannel.1".into(),
-            ifindex: 3,
-        });
-        let route = Action::SetRoute {
-            destination: "10.244.2.0/24".parse().unwrap(),
-            gateway: IpAddr::from([10, 244, 2, 0]),
-        };
-        for action in [Action::SetDeviceUp, route, Action::AddPeer(vtep(2))] {
-            assert!(failures.blocks(&action), "{action}");
-        }
-        assert!(!failures.blocks(&Action::RemoveSubnet("10.244.2.0/24".parse().unwrap())));
-        assert!(!failures.blocks(&Action::RemovePeer(vtep(2))));
-        assert!(!failures.blocks(&Action::LoadDataplane));
-    }
-}
+mod tests;

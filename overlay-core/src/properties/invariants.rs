@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use overlay_common::config::ABI_VERSION;
 
-use crate::action::{Action, Hook};
+use crate::action::{Action, DataplaneAction, Hook};
 use crate::model::MacAddr;
 use crate::observed::{Device, Observed, Route};
 
@@ -69,7 +69,10 @@ impl Broken {
         action: &Action,
         staying: &BTreeSet<IpAddr>,
     ) -> bool {
-        let reached_when_added = !matches!(action, Action::AddPeer(vtep) if self.unreached.contains(vtep));
+        let reached_when_added = match action {
+            Action::Dataplane(DataplaneAction::AddPeer(vtep)) => !self.unreached.contains(vtep),
+            Action::Dataplane(_) | Action::Kernel(_) => true,
+        };
         let unreached = self
             .unreached
             .iter()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use overlay_agent::dataplane::{AttachChoice, Dataplane};
-use overlay_core::action::{Action, Hook};
+use overlay_core::action::{DataplaneAction, Hook};
 
 use crate::hooks::Foreigner;
 use crate::lifecycle::age;
@@ -27,18 +27,18 @@ with_each_mechanism!(killed_at_any_moment);
 
 /// What the process does that is going to be killed, over and over: everything that makes or removes things.
 fn round(sandbox: &Sandbox) {
-    let elsewhere = Action::Attach {
+    let elsewhere = DataplaneAction::Attach {
         hook: Hook::UnderlayIngress,
         device: "under1".to_owned(),
     };
     let mut dataplane = sandbox.open();
     execute(&mut dataplane, &sandbox::everything());
     age(sandbox);
-    execute(&mut dataplane, &[Action::LoadDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Load]);
     execute(&mut dataplane, std::slice::from_ref(&elsewhere));
     let mut larger = sandbox.open_for(MAX_PEERS * 2);
     execute(&mut larger, &sandbox::everything());
-    execute(&mut larger, &[Action::RemoveDataplane]);
+    execute(&mut larger, &[DataplaneAction::Remove]);
 }
 
 /// A round without a kill leaves nothing. In the process that [`run_and_kill`] starts, this test is the victim: it finds
@@ -119,16 +119,16 @@ fn converge(dataplane: &mut Dataplane) {
     let wanted = expected();
     let mut plan = Vec::new();
     if !observed.compatible {
-        plan.push(Action::LoadDataplane);
+        plan.push(DataplaneAction::Load);
     }
     if observed.config != wanted.config
         || observed.peers != wanted.peers
         || observed.subnets != wanted.subnets
     {
         let (subnet, entry) = sandbox::subnet();
-        plan.push(Action::AddPeer(sandbox::peer()));
-        plan.push(Action::SetSubnet { subnet, entry });
-        plan.push(Action::SetConfig(Box::new(sandbox::config())));
+        plan.push(DataplaneAction::AddPeer(sandbox::peer()));
+        plan.push(DataplaneAction::SetSubnet { subnet, entry });
+        plan.push(DataplaneAction::SetConfig(Box::new(sandbox::config())));
     }
     for hook in HOOKS {
         if observed.attached.get(&hook) != wanted.attached.get(&hook) {
@@ -168,7 +168,7 @@ fn killed_at_any_moment(sandbox: &Sandbox) {
         let mut next = sandbox.open();
         // Every second time, the operator gives up instead.
         if kill % 2 == 0 {
-            execute(&mut next, &[Action::RemoveDataplane]);
+            execute(&mut next, &[DataplaneAction::Remove]);
             assert!(
                 !sandbox.pin_dir.exists(),
                 "{moment:?}, left {left:?}: {:?}",

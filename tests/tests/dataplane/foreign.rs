@@ -4,7 +4,7 @@ use std::fs;
 
 use aya::programs::tc::{TcError, qdisc_add_clsact};
 use overlay_agent::dataplane::AttachChoice;
-use overlay_core::action::{Action, Hook};
+use overlay_core::action::{DataplaneAction, Hook};
 
 use crate::hooks::{Foreigner, filters};
 use crate::lifecycle::age;
@@ -49,7 +49,7 @@ fn programs_before_and_after_survive(sandbox: &Sandbox) {
     check("attached again");
 
     age(sandbox);
-    execute(&mut dataplane, &[Action::LoadDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Load]);
     check("switched to another build");
 
     age(sandbox);
@@ -58,7 +58,7 @@ fn programs_before_and_after_survive(sandbox: &Sandbox) {
     check("switched by attaching");
     assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
 
-    execute(&mut dataplane, &[Action::RemoveDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Remove]);
     for hook in HOOKS {
         let theirs = [before.id(hook), after.id(hook)];
         eventually("only ours is detached", || {
@@ -74,13 +74,13 @@ fn pins_in_our_directory_survive(sandbox: &Sandbox) {
     map.pin(sandbox.pin_dir.join("SOMEBODY")).unwrap();
     map.pin(sandbox.pin_dir.join("programs/vtep_egress-backup"))
         .unwrap();
-    execute(&mut dataplane, &[Action::RemoveDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Remove]);
     assert_eq!(sandbox.pinned(), ["SOMEBODY", "programs/vtep_egress-backup"]);
     assert_eq!(dataplane.observe().unwrap(), None, "what is left is not ours");
-    execute(&mut dataplane, &[Action::RemoveDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Remove]);
     execute(&mut dataplane, &sandbox::everything());
     assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
-    execute(&mut dataplane, &[Action::RemoveDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Remove]);
     assert_eq!(sandbox.pinned(), ["SOMEBODY", "programs/vtep_egress-backup"]);
     fs::remove_file(sandbox.pin_dir.join("SOMEBODY")).unwrap();
 }
@@ -90,7 +90,7 @@ fn a_qdisc_that_was_there_stays() {
     sandbox::run(AttachChoice::Clsact, |sandbox| {
         qdisc_add_clsact(UNDERLAY).unwrap();
         let mut dataplane = sandbox.set_up();
-        execute(&mut dataplane, &[Action::RemoveDataplane]);
+        execute(&mut dataplane, &[DataplaneAction::Remove]);
         assert!(
             matches!(qdisc_add_clsact(UNDERLAY), Err(TcError::NetlinkError(_))),
             "it must still be there"
@@ -107,7 +107,7 @@ fn a_qdisc_that_others_use_meanwhile_stays() {
             "tc",
             "filter add dev under0 egress pref 7 protocol ip u32 match u32 0 0",
         );
-        execute(&mut dataplane, &[Action::RemoveDataplane]);
+        execute(&mut dataplane, &[DataplaneAction::Remove]);
         let left = command("tc", "filter show dev under0 egress");
         assert!(left.contains("pref 7"), "{left}");
         assert!(!sandbox.pin_dir.exists());
@@ -129,7 +129,7 @@ fn filters_of_other_kinds_are_no_obstacle() {
         let mut dataplane = sandbox.set_up();
         let shown = command("tc", "filter show dev under0 ingress");
         assert!(shown.contains("pref 5 bpf"), "{shown}");
-        execute(&mut dataplane, &[Action::RemoveDataplane]);
+        execute(&mut dataplane, &[DataplaneAction::Remove]);
         assert_eq!(filters(UNDERLAY, Hook::UnderlayIngress), [0; 0]);
         let left = command("tc", "filter show dev under0 ingress");
         assert!(
@@ -146,7 +146,7 @@ fn an_ingress_qdisc_of_others_is_explained() {
     sandbox::run(AttachChoice::Clsact, |sandbox| {
         command("tc", "qdisc add dev flannel.1 handle ffff: ingress");
         let mut dataplane = sandbox.open();
-        execute(&mut dataplane, &[Action::LoadDataplane]);
+        execute(&mut dataplane, &[DataplaneAction::Load]);
         let error = dataplane.execute(&attach(Hook::VtepEgress)).unwrap_err();
         assert!(
             format!("{error:#}").contains("tc qdisc del dev flannel.1 ingress"),

@@ -3,7 +3,7 @@
 use std::fs;
 
 use overlay_agent::dataplane::{AttachChoice, Dataplane, Mechanism, OBJECT_HASH};
-use overlay_core::action::{Action, Hook};
+use overlay_core::action::{DataplaneAction, Hook};
 use overlay_core::observed::{Attachment, ObservedDataplane};
 
 use crate::sandbox::{
@@ -31,7 +31,7 @@ fn step_by_step(sandbox: &Sandbox) {
         compatible: true,
         ..ObservedDataplane::default()
     };
-    execute(&mut dataplane, &[Action::LoadDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Load]);
     assert_eq!(dataplane.observe().unwrap().unwrap(), observed);
     assert!(
         dataplane
@@ -64,12 +64,18 @@ fn step_by_step(sandbox: &Sandbox) {
 
     execute(
         &mut dataplane,
-        &[Action::RemoveSubnet(subnet), Action::RemovePeer(sandbox::peer())],
+        &[
+            DataplaneAction::RemoveSubnet(subnet),
+            DataplaneAction::RemovePeer(sandbox::peer()),
+        ],
     );
     // Removing what is not there is no error.
     execute(
         &mut dataplane,
-        &[Action::RemoveSubnet(subnet), Action::RemovePeer(sandbox::peer())],
+        &[
+            DataplaneAction::RemoveSubnet(subnet),
+            DataplaneAction::RemovePeer(sandbox::peer()),
+        ],
     );
     let emptied = dataplane.observe().unwrap().unwrap();
     assert!(emptied.subnets.is_empty() && emptied.peers.is_empty());
@@ -77,7 +83,7 @@ fn step_by_step(sandbox: &Sandbox) {
     let with_host_bits = "10.244.2.9/24".parse().unwrap();
     execute(
         &mut dataplane,
-        &[Action::SetSubnet {
+        &[DataplaneAction::SetSubnet {
             subnet: with_host_bits,
             entry,
         }],
@@ -153,7 +159,7 @@ fn another_build_is_switched_in_place(sandbox: &Sandbox) {
         );
     }
 
-    execute(&mut dataplane, &[Action::LoadDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Load]);
     assert_eq!(
         dataplane.observe().unwrap().unwrap(),
         expected(),
@@ -190,7 +196,7 @@ fn follows_a_device_that_was_made_again(sandbox: &Sandbox) {
         AttachChoice::Clsact | AttachChoice::Auto => assert_eq!(attachment, None),
     }
     // Loading in between must not stumble over the link without a device.
-    execute(&mut dataplane, &[Action::LoadDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Load]);
     sandbox::add_vtep();
     assert_ne!(ifindex(VTEP), before);
     execute(&mut dataplane, &[attach(Hook::VtepEgress)]);
@@ -206,7 +212,7 @@ fn moves_to_another_device(sandbox: &Sandbox) {
     let hook = Hook::UnderlayIngress;
     execute(
         &mut dataplane,
-        &[Action::Attach {
+        &[DataplaneAction::Attach {
             hook,
             device: "under1".to_owned(),
         }],
@@ -225,7 +231,7 @@ fn moves_to_another_device(sandbox: &Sandbox) {
     });
 
     let error = dataplane
-        .execute(&Action::Attach {
+        .execute(&DataplaneAction::Attach {
             hook,
             device: "nowhere".to_owned(),
         })
@@ -239,7 +245,7 @@ fn moves_to_another_device(sandbox: &Sandbox) {
 fn removes_everything_and_twice(sandbox: &Sandbox) {
     let mut dataplane = sandbox.set_up();
     for _ in 0..2 {
-        execute(&mut dataplane, &[Action::RemoveDataplane]);
+        execute(&mut dataplane, &[DataplaneAction::Remove]);
         assert_eq!(dataplane.observe().unwrap(), None);
         assert!(!sandbox.pin_dir.exists());
         for hook in HOOKS {

@@ -6,7 +6,7 @@ use aya::maps::{Array, HashMap, MapData};
 use nix::mount::umount;
 use overlay_agent::dataplane::AttachChoice;
 use overlay_common::config::Config;
-use overlay_core::action::Action;
+use overlay_core::action::DataplaneAction;
 use overlay_core::observed::ObservedDataplane;
 
 use crate::sandbox::{self, HOOKS, MAX_PEERS, Sandbox, device_of, eventually, execute, expected};
@@ -27,7 +27,7 @@ fn check_replaced(sandbox: &Sandbox, max_peers: u32) {
         dataplane.observe().unwrap().unwrap(),
         ObservedDataplane::default()
     );
-    execute(&mut dataplane, &[Action::LoadDataplane]);
+    execute(&mut dataplane, &[DataplaneAction::Load]);
     let fresh = ObservedDataplane {
         compatible: true,
         ..ObservedDataplane::default()
@@ -88,7 +88,7 @@ fn an_old_build_that_was_never_configured_is_replaced(sandbox: &Sandbox) {
     let mut dataplane = sandbox.set_up();
     execute(
         &mut dataplane,
-        &[Action::SetConfig(Box::new(Config::UNCONFIGURED))],
+        &[DataplaneAction::SetConfig(Box::new(Config::UNCONFIGURED))],
     );
     crate::lifecycle::age(sandbox);
     check_replaced(sandbox, MAX_PEERS);
@@ -98,9 +98,9 @@ fn an_old_build_that_was_never_configured_is_replaced(sandbox: &Sandbox) {
 fn a_full_map_is_explained() {
     sandbox::run(AttachChoice::Tcx, |sandbox| {
         let mut dataplane = sandbox.open_for(2);
-        execute(&mut dataplane, &[Action::LoadDataplane]);
-        let peers =
-            ["192.168.0.2", "192.168.0.3", "192.168.0.4"].map(|peer| Action::AddPeer(peer.parse().unwrap()));
+        execute(&mut dataplane, &[DataplaneAction::Load]);
+        let peers = ["192.168.0.2", "192.168.0.3", "192.168.0.4"]
+            .map(|peer| DataplaneAction::AddPeer(peer.parse().unwrap()));
         execute(&mut dataplane, &peers[..2]);
         let error = dataplane.execute(&peers[2]).unwrap_err();
         assert!(format!("{error:#}").contains("--max-peers"), "{error:#}");
@@ -114,10 +114,10 @@ fn without_a_bpf_file_system_the_mount_command_is_named() {
         umount(mount_point).unwrap();
         let mut dataplane = sandbox.open();
         assert_eq!(dataplane.observe().unwrap(), None);
-        execute(&mut dataplane, &[Action::RemoveDataplane]);
+        execute(&mut dataplane, &[DataplaneAction::Remove]);
         for error in [
             dataplane.check_file_system().unwrap_err(),
-            dataplane.execute(&Action::LoadDataplane).unwrap_err(),
+            dataplane.execute(&DataplaneAction::Load).unwrap_err(),
         ] {
             let command = format!("mount -t bpf bpf {}", mount_point.display());
             assert!(format!("{error:#}").contains(&command), "{error:#}");

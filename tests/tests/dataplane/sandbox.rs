@@ -16,7 +16,7 @@ use overlay_agent::dataplane::{AttachChoice, Dataplane};
 use overlay_common::addr::{Addr, MaskedPrefix};
 use overlay_common::config::{ABI_VERSION, Config, FLAG_ENFORCE_PEERS, LOG_REFUSALS};
 use overlay_common::maps::SubnetEntry;
-use overlay_core::action::{Action, Hook};
+use overlay_core::action::{DataplaneAction, Hook};
 use overlay_core::observed::{Attachment, ObservedDataplane};
 
 /// The VTEP device of a sandbox.
@@ -152,7 +152,7 @@ fn walk(directory: &std::path::Path) -> Vec<String> {
         .collect()
 }
 
-pub(crate) fn execute(dataplane: &mut Dataplane, actions: &[Action]) {
+pub(crate) fn execute(dataplane: &mut Dataplane, actions: &[DataplaneAction]) {
     for action in actions {
         dataplane
             .execute(action)
@@ -160,8 +160,8 @@ pub(crate) fn execute(dataplane: &mut Dataplane, actions: &[Action]) {
     }
 }
 
-pub(crate) fn attach(hook: Hook) -> Action {
-    Action::Attach {
+pub(crate) fn attach(hook: Hook) -> DataplaneAction {
+    DataplaneAction::Attach {
         hook,
         device: device_of(hook).to_owned(),
     }
@@ -193,13 +193,13 @@ pub(crate) fn subnet() -> (IpNet, SubnetEntry) {
 }
 
 /// The actions that lead from nothing to [`expected`].
-pub(crate) fn everything() -> Vec<Action> {
+pub(crate) fn everything() -> Vec<DataplaneAction> {
     let (subnet, entry) = subnet();
     vec![
-        Action::LoadDataplane,
-        Action::AddPeer(peer()),
-        Action::SetSubnet { subnet, entry },
-        Action::SetConfig(Box::new(config())),
+        DataplaneAction::Load,
+        DataplaneAction::AddPeer(peer()),
+        DataplaneAction::SetSubnet { subnet, entry },
+        DataplaneAction::SetConfig(Box::new(config())),
         attach(Hook::UnderlayIngress),
         attach(Hook::VtepEgress),
     ]

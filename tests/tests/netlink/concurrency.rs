@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use overlay_core::action::Action;
+use overlay_core::action::KernelAction;
 use tokio::time::timeout;
 
 use crate::namespace::{DEVICE, add_peer, execute, in_namespace, observe, overlay, set_up};
@@ -37,7 +37,7 @@ fn abandoned_observation_does_not_disturb_the_next() {
             abandoned += u32::from(timeout(patience, netlink.observe_device(DEVICE)).await.is_err());
             execute(
                 &netlink,
-                &[Action::RemoveNeighbour {
+                &[KernelAction::RemoveNeighbour {
                     address: overlay(9_999),
                 }],
             )
@@ -64,7 +64,7 @@ fn observation_is_consistent_while_the_device_is_replaced() {
                     .ifindex;
                 execute(
                     &other,
-                    &[Action::DeleteDevice {
+                    &[KernelAction::DeleteDevice {
                         name: DEVICE.to_owned(),
                         ifindex,
                     }],

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use overlay_core::action::{Action, VxlanDevice};
+use overlay_core::action::{KernelAction, VxlanDevice};
 
 use crate::namespace::{DEVICE, execute, in_namespace, ip, try_execute, wanted};
 
@@ -11,7 +11,7 @@ fn another_device_with_the_same_vni_and_port_is_named() {
     in_namespace(async |netlink| {
         ip("link add other0 type vxlan id 1 dev e0 dstport 0");
         ip("link add bystander0 type vxlan id 1 dev e0 dstport 4789");
-        let create = Action::CreateDevice(wanted(&netlink).await);
+        let create = KernelAction::CreateDevice(wanted(&netlink).await);
         let error = try_execute(&netlink, &[create]).await.remove(0).unwrap_err();
         for word in ["EEXIST", "other0", "VNI 1", "8472"] {
             assert!(error.contains(word), "{error}");
@@ -24,7 +24,7 @@ fn another_device_with_the_same_vni_and_port_is_named() {
 fn another_link_of_our_name_is_described() {
     in_namespace(async |netlink| {
         ip(&format!("link add {DEVICE} type bridge"));
-        let create = Action::CreateDevice(wanted(&netlink).await);
+        let create = KernelAction::CreateDevice(wanted(&netlink).await);
         let error = try_execute(&netlink, &[create]).await.remove(0).unwrap_err();
         assert!(error.contains("bridge"), "{error}");
         assert_eq!(
@@ -43,8 +43,8 @@ fn another_link_of_our_name_is_described() {
 fn device_of_our_name_with_other_attributes_is_not_taken_for_ours() {
     in_namespace(async |netlink| {
         let device = wanted(&netlink).await;
-        execute(&netlink, &[Action::CreateDevice(device.clone())]).await;
-        let create = Action::CreateDevice(VxlanDevice { vni: 2, ..device });
+        execute(&netlink, &[KernelAction::CreateDevice(device.clone())]).await;
+        let create = KernelAction::CreateDevice(VxlanDevice { vni: 2, ..device });
         let error = try_execute(&netlink, &[create]).await.remove(0).unwrap_err();
         assert!(error.contains("vxlan id 1"), "{error}");
     });
@@ -56,8 +56,8 @@ fn metadata_device_on_our_port_is_named() {
         ip("link add meta0 type vxlan external dstport 8472");
         ip("link set meta0 up");
         ip("link add other0 type vxlan id 7 dev e0 dstport 4789");
-        let create = Action::CreateDevice(wanted(&netlink).await);
-        let results = try_execute(&netlink, &[create, Action::SetDeviceUp]).await;
+        let create = KernelAction::CreateDevice(wanted(&netlink).await);
+        let results = try_execute(&netlink, &[create, KernelAction::SetDeviceUp]).await;
         let [Ok(()), Err(error)] = results.as_slice() else {
             panic!("{results:?}")
         };
@@ -84,8 +84,8 @@ fn metadata_device_on_our_port_is_named() {
 fn process_on_our_port_is_hinted_at() {
     in_namespace(async |netlink| {
         let _holder = UdpSocket::bind("0.0.0.0:8472").unwrap();
-        let create = Action::CreateDevice(wanted(&netlink).await);
-        let results = try_execute(&netlink, &[create, Action::SetDeviceUp]).await;
+        let create = KernelAction::CreateDevice(wanted(&netlink).await);
+        let results = try_execute(&netlink, &[create, KernelAction::SetDeviceUp]).await;
         let [Ok(()), Err(error)] = results.as_slice() else {
             panic!("{results:?}")
         };
@@ -100,7 +100,7 @@ fn missing_underlay_is_refused() {
             underlay_ifindex: 4711,
             ..wanted(&netlink).await
         };
-        let error = try_execute(&netlink, &[Action::CreateDevice(device)])
+        let error = try_execute(&netlink, &[KernelAction::CreateDevice(device)])
             .await
             .remove(0)
             .unwrap_err();

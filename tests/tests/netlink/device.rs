@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use overlay_core::action::{Action, VxlanDevice};
+use overlay_core::action::{KernelAction, VxlanDevice};
 use overlay_core::observed::VxlanAttributes;
 use overlay_core::ownership::DEVICE_MARK;
 use serde_json::Value;
@@ -42,7 +42,7 @@ fn is_made_like_by_hand(change: impl FnOnce(&mut VxlanDevice) + Send + 'static) 
     in_namespace(async |netlink| {
         let mut device = wanted(&netlink).await;
         change(&mut device);
-        execute(&netlink, &[Action::CreateDevice(device.clone())]).await;
+        execute(&netlink, &[KernelAction::CreateDevice(device.clone())]).await;
         let mut made = link_json();
         let mark = made[0].as_object_mut().and_then(|link| link.remove("ifalias"));
         assert_eq!(
@@ -81,7 +81,7 @@ fn observation_gives_back_what_was_created() {
             gbp: true,
             ..wanted(&netlink).await
         };
-        execute(&netlink, &[Action::CreateDevice(device.clone())]).await;
+        execute(&netlink, &[KernelAction::CreateDevice(device.clone())]).await;
         let observed = observe(&netlink).await;
         assert_eq!(
             (observed.up, observed.mtu, observed.mac),
@@ -111,17 +111,17 @@ fn observation_gives_back_what_was_created() {
 #[test]
 fn each_action_on_the_device_may_be_repeated() {
     in_namespace(async |netlink| {
-        let create = Action::CreateDevice(wanted(&netlink).await);
+        let create = KernelAction::CreateDevice(wanted(&netlink).await);
         execute(&netlink, &[create.clone(), create]).await;
         execute(
             &netlink,
-            &[Action::SetDeviceMtu(1400), Action::SetDeviceMtu(1400)],
+            &[KernelAction::SetDeviceMtu(1400), KernelAction::SetDeviceMtu(1400)],
         )
         .await;
-        execute(&netlink, &[Action::SetDeviceUp, Action::SetDeviceUp]).await;
+        execute(&netlink, &[KernelAction::SetDeviceUp, KernelAction::SetDeviceUp]).await;
         let observed = observe(&netlink).await;
         assert_eq!((observed.up, observed.mtu), (true, 1400));
-        let delete = Action::DeleteDevice {
+        let delete = KernelAction::DeleteDevice {
             name: DEVICE.to_owned(),
             ifindex: observed.ifindex,
         };
@@ -136,7 +136,7 @@ fn device_of_another_name_or_kind_is_not_deleted() {
         set_up(&netlink).await;
         let ifindex = observe(&netlink).await.ifindex;
         ip(&format!("link set {DEVICE} name precious"));
-        let delete = |name: &str, ifindex| Action::DeleteDevice {
+        let delete = |name: &str, ifindex| KernelAction::DeleteDevice {
             name: name.to_owned(),
             ifindex,
         };
@@ -154,10 +154,10 @@ fn device_of_another_name_or_kind_is_not_deleted() {
 #[test]
 fn changed_mac_address_is_noticed_when_the_device_goes_up() {
     in_namespace(async |netlink| {
-        execute(&netlink, &[Action::CreateDevice(wanted(&netlink).await)]).await;
+        execute(&netlink, &[KernelAction::CreateDevice(wanted(&netlink).await)]).await;
         // As udev does with MACAddressPolicy=persistent.
         ip(&format!("link set {DEVICE} address 0a:00:00:00:00:99"));
-        let error = try_execute(&netlink, &[Action::SetDeviceUp])
+        let error = try_execute(&netlink, &[KernelAction::SetDeviceUp])
             .await
             .remove(0)
             .unwrap_err();
@@ -171,7 +171,7 @@ fn changed_mac_address_is_noticed_when_the_device_goes_up() {
 fn mtu_out_of_range_is_refused_in_the_kernels_words() {
     in_namespace(async |netlink| {
         set_up(&netlink).await;
-        let error = try_execute(&netlink, &[Action::SetDeviceMtu(66000)])
+        let error = try_execute(&netlink, &[KernelAction::SetDeviceMtu(66000)])
             .await
             .remove(0)
             .unwrap_err();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use overlay_agent::netlink::{Events, Netlink};
-use overlay_core::action::Action;
+use overlay_core::action::KernelAction;
 use tokio::time::timeout;
 
 use crate::namespace::{
@@ -174,7 +174,7 @@ fn lost_notifications_are_an_event() {
         let ifindex = observe(&netlink).await.ifindex;
         execute(
             &netlink,
-            &[Action::DeleteDevice {
+            &[KernelAction::DeleteDevice {
                 name: DEVICE.to_owned(),
                 ifindex,
             }],

@@ -9,7 +9,7 @@ use std::thread;
 use ipnet::{IpNet, Ipv4Net};
 use nix::sched::{CloneFlags, unshare};
 use overlay_agent::netlink::Netlink;
-use overlay_core::action::{Action, VxlanDevice};
+use overlay_core::action::{KernelAction, VxlanDevice};
 use overlay_core::model::MacAddr;
 use overlay_core::observed::Device;
 use serde_json::Value;
@@ -118,17 +118,17 @@ pub(crate) fn vtep(n: u16) -> IpAddr {
 }
 
 /// The three entries of a peer.
-pub(crate) fn add_peer(n: u16) -> [Action; 3] {
+pub(crate) fn add_peer(n: u16) -> [KernelAction; 3] {
     [
-        Action::SetNeighbour {
+        KernelAction::SetNeighbour {
             address: overlay(n),
             mac: mac(n),
         },
-        Action::SetFdb {
+        KernelAction::SetFdb {
             mac: mac(n),
             destination: vtep(n),
         },
-        Action::SetRoute {
+        KernelAction::SetRoute {
             destination: subnet(n),
             gateway: overlay(n),
         },
@@ -136,17 +136,17 @@ pub(crate) fn add_peer(n: u16) -> [Action; 3] {
 }
 
 /// Their removal.
-pub(crate) fn remove_peer(n: u16) -> [Action; 3] {
+pub(crate) fn remove_peer(n: u16) -> [KernelAction; 3] {
     [
-        Action::RemoveRoute {
+        KernelAction::RemoveRoute {
             destination: subnet(n),
             gateway: overlay(n),
         },
-        Action::RemoveFdb {
+        KernelAction::RemoveFdb {
             mac: mac(n),
             destination: vtep(n),
         },
-        Action::RemoveNeighbour { address: overlay(n) },
+        KernelAction::RemoveNeighbour { address: overlay(n) },
     ]
 }
 
@@ -167,14 +167,14 @@ pub(crate) async fn wanted(netlink: &Netlink) -> VxlanDevice {
 }
 
 /// Carries out actions that must succeed.
-pub(crate) async fn execute(netlink: &Netlink, actions: &[Action]) {
+pub(crate) async fn execute(netlink: &Netlink, actions: &[KernelAction]) {
     for (action, result) in actions.iter().zip(try_execute(netlink, actions).await) {
         result.unwrap_or_else(|error| panic!("{action}: {error}"));
     }
 }
 
 /// Carries out actions; what became of each.
-pub(crate) async fn try_execute(netlink: &Netlink, actions: &[Action]) -> Vec<Result<(), String>> {
+pub(crate) async fn try_execute(netlink: &Netlink, actions: &[KernelAction]) -> Vec<Result<(), String>> {
     let results = netlink
         .execute_all(DEVICE, &actions.iter().collect::<Vec<_>>())
         .await;
@@ -187,9 +187,9 @@ pub(crate) async fn try_execute(netlink: &Netlink, actions: &[Action]) -> Vec<Re
 
 /// Creates the device of node 1, gives it its address and sets it up.
 pub(crate) async fn set_up(netlink: &Netlink) {
-    let device = Action::CreateDevice(wanted(netlink).await);
-    let address = Action::AddAddress(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 1, 0), 32).into());
-    execute(netlink, &[device, address, Action::SetDeviceUp]).await;
+    let device = KernelAction::CreateDevice(wanted(netlink).await);
+    let address = KernelAction::AddAddress(Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 1, 0), 32).into());
+    execute(netlink, &[device, address, KernelAction::SetDeviceUp]).await;
 }
 
 /// What the kernel holds for the device, which must be there.

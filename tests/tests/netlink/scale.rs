@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use overlay_core::action::Action;
+use overlay_core::action::KernelAction;
 
 use crate::namespace::{add_peer, execute, in_namespace, observe, remove_peer, set_up};
 
-fn all(peers: u16, actions: fn(u16) -> [Action; 3]) -> Vec<Action> {
+fn all(peers: u16, actions: fn(u16) -> [KernelAction; 3]) -> Vec<KernelAction> {
     (2..peers + 2).flat_map(actions).collect()
 }
 
@@ -32,7 +32,7 @@ fn programming_1000_peers_is_fast() {
         set_up(&netlink).await;
         let add = all(1_000, add_peer);
         let remove = all(1_000, remove_peer);
-        let time = async |actions: &[Action]| {
+        let time = async |actions: &[KernelAction]| {
             let start = Instant::now();
             execute(&netlink, actions).await;
             start.elapsed()
