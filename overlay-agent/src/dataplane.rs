@@ -27,7 +27,7 @@ mod tcx;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use overlay_common::maps::{Counter, PeerStats};
@@ -55,6 +55,15 @@ pub enum AttachChoice {
     Tcx,
     /// Filters on a clsact qdisc.
     Clsact,
+}
+
+/// Whether the agent may use `pin_dir`, which need not exist: the root of a BPF file system is everybody's.
+///
+/// # Errors
+///
+/// When it is such a root, or cannot be examined.
+pub fn check_pin_directory(pin_dir: &Path) -> Result<()> {
+    Pins::new(pin_dir.to_owned()).require_own_directory()
 }
 
 /// Access to the dataplane that is pinned below one directory.
@@ -97,11 +106,11 @@ impl Dataplane {
         self.mechanism
     }
 
-    /// Whether the pin directory is on a BPF file system. [`DataplaneAction::Load`] checks it, too.
+    /// Whether the pin directory is on a BPF file system, and not its root. [`DataplaneAction::Load`] checks it, too.
     ///
     /// # Errors
     ///
-    /// When it is not; the message says how to mount one.
+    /// When it is not; the message says how to mount one, or which directory to take.
     pub fn check_file_system(&self) -> Result<()> {
         self.pins.require_bpffs()
     }
@@ -139,7 +148,7 @@ impl Dataplane {
             DataplaneAction::Remove => self.remove(),
             DataplaneAction::Attach { hook, device } => self.attach(*hook, device),
             DataplaneAction::SetConfig(config) => maps::set_config(&self.pins, config),
-            DataplaneAction::AddPeer(address) => maps::add_peer(&self.pins, *address),
+            DataplaneAction::SetPeer { vtep, subnet } => maps::set_peer(&self.pins, *vtep, *subnet),
             DataplaneAction::RemovePeer(address) => maps::remove_peer(&self.pins, *address),
             DataplaneAction::SetSubnet { subnet, entry } => maps::set_subnet(&self.pins, *subnet, *entry),
             DataplaneAction::RemoveSubnet(subnet) => maps::remove_subnet(&self.pins, *subnet),

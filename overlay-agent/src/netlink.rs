@@ -8,6 +8,7 @@
 //!
 //! All of it works on the network namespace of the thread that calls [`Netlink::connect`] and [`Netlink::events`].
 
+mod conflict;
 mod connection;
 mod device;
 mod error;
@@ -32,6 +33,7 @@ use overlay_core::model::MacAddr;
 use self::socket::Socket;
 
 pub use self::events::Events;
+pub use self::underlay::Place;
 
 /// A request socket. Clones share it; their requests take turns.
 #[derive(Clone)]

@@ -1,19 +1,21 @@
 //! The real node: route netlink for the kernel side, BPF for the eBPF side.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use overlay_common::maps;
 use overlay_core::action::Action;
-use overlay_core::model::{self, NodeFacts, Settings};
+use overlay_core::model::{self, NodeFacts, Settings, Underlay};
 use overlay_core::net_conf::device_name;
-use overlay_core::observed::Observed;
+use overlay_core::observed::{Observed, ObservedDataplane};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 use crate::control::kernel::Kernel;
+use crate::control::messages::Messages;
 use crate::dataplane::{AttachChoice, Dataplane, Mechanism, kernel_fib_flags};
 use crate::facts;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, Place};
 
 /// What decides how a node's kernel is reached.
 #[derive(Debug)]
@@ -41,6 +43,10 @@ pub struct Node {
     /// `None` while BPF cannot be used.
     dataplane: Option<Dataplane>,
     fib_flags: u32,
+    /// Where the overlay was put last.
+    place: Option<Place>,
+    /// What was said about reading the eBPF side.
+    unreadable: Messages,
     /// Name of the underlay device, for the task that waits for changes.
     underlay: watch::Sender<Option<String>>,
 }
@@ -57,7 +63,7 @@ impl Options {
             dataplane: settings.dataplane,
             pin_dir,
             attach: AttachChoice::default(),
-            max_peers: overlay_common::maps::DEFAULT_MAX_PEERS,
+            max_peers: maps::DEFAULT_MAX_PEERS,
         }
     }
 }
@@ -77,6 +83,8 @@ impl Node {
             netlink,
             dataplane: None,
             fib_flags,
+            place: None,
+            unreadable: Messages::default(),
             underlay,
         };
         if let Err(error) = node.ebpf() {
@@ -150,6 +158,62 @@ impl Node {
         }
     }
 
+    /// Takes note of where the overlay is, and says when that is another place than before.
+    fn put(&mut self, underlay: &Underlay) {
+        let Underlay {
+            name,
+            ifindex,
+            mtu,
+            address,
+        } = underlay;
+        let now = Place {
+            ifindex: *ifindex,
+            address: *address,
+        };
+        match self.place.replace(now) {
+            Some(before) if before == now => {}
+            Some(before) => log::warn!(
+                "the underlay is now {name} (index {ifindex}) with {address}: the interface with index {} no longer has {}. \
+                 {} is made anew, and peers reach this node once its lease says {address}",
+                before.ifindex,
+                before.address,
+                self.options.device
+            ),
+            None => log::info!("underlay: {name} with {address}, MTU {mtu}"),
+        }
+        self.underlay.send_if_modified(|watched| {
+            let new = watched.as_ref() != Some(name);
+            if new {
+                *watched = Some(name.clone());
+            }
+            new
+        });
+    }
+
+    /// What is pinned and attached. What cannot be read does not keep the kernel side from being looked after.
+    fn observe_dataplane(&mut self) -> Option<ObservedDataplane> {
+        let maps = has_maps(&self.options.pin_dir);
+        let (found, failure) = match self.ebpf().map(|dataplane| dataplane.observe()) {
+            Ok(Ok(found)) => (found, None),
+            Ok(Err(error)) => (None, Some((log::Level::Error, error))),
+            Err(error) if maps => (None, Some((log::Level::Warn, error))),
+            // Without BPF nothing of ours can be pinned or attached.
+            Err(error) => (None, Some((log::Level::Debug, error))),
+        };
+        let pin_dir = &self.options.pin_dir;
+        let level = failure.as_ref().map_or(log::Level::Info, |(level, _)| *level);
+        let said =
+            failure.map(|(_, error)| (pin_dir.display().to_string(), unreadable(&error, pin_dir, maps)));
+        let changes = self.unreadable.update(said.into_iter().collect());
+        for text in changes.new {
+            log::log!(level, "{text}");
+        }
+        for pin_dir in changes.over {
+            log::info!("the eBPF side in {pin_dir} can be read again");
+        }
+        found
+    }
+
     async fn port_is_shared(&self) -> Result<bool> {
         let others = self
             .netlink
@@ -159,25 +223,42 @@ impl Node {
     }
 }
 
+/// Whether maps of ours seem to be pinned, as far as can be told without BPF.
+fn has_maps(pin_dir: &Path) -> bool {
+    maps::PINNED.iter().all(|name| pin_dir.join(name).exists())
+}
+
+/// What to say when the eBPF side cannot be read.
+fn unreadable(error: &anyhow::Error, pin_dir: &Path, maps: bool) -> String {
+    let pin_dir = pin_dir.display();
+    let stale = if maps {
+        format!(
+            ". The programs of an earlier run stay attached, forward by the entries that they have, and refuse peers that \
+             they do not know, until this is repaired or `overlay-agent cleanup --pin-dir {pin_dir}` is run where BPF can \
+             be used (the agent stopped)"
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "cannot read the eBPF side in {pin_dir}: {error:#}; the kernel's VXLAN device is looked after all the same{stale}"
+    )
+}
+
 impl Kernel for Node {
     async fn facts(&mut self) -> Result<NodeFacts> {
-        let underlay = self.netlink.underlay(self.options.iface.as_deref()).await?;
-        self.underlay.send_if_modified(|watched| {
-            let new = watched.as_ref() != Some(&underlay.name);
-            if new {
-                log::info!(
-                    "underlay: {} with {}, MTU {}",
-                    underlay.name,
-                    underlay.address,
-                    underlay.mtu
-                );
-                *watched = Some(underlay.name.clone());
-            }
-            new
-        });
+        let kept = match self.place {
+            Some(place) => Some(place),
+            // So that a restart does not move the overlay, whatever default routes and addresses have come since.
+            None => self.netlink.place_of(&self.options.device).await?,
+        };
+        let iface = self.options.iface.as_deref();
+        let underlay = self.netlink.stable_underlay(iface, kept).await?;
+        self.put(&underlay);
         Ok(NodeFacts {
             underlay_prefixes: self.netlink.prefixes(underlay.ifindex).await?,
             smallest_route_mtu: self.netlink.smallest_route_mtu(underlay.ifindex).await?,
+            underlay_is_ethernet: self.netlink.is_ethernet(underlay.ifindex).await?,
             underlay,
             local_port_range: facts::local_port_range()?,
             default_ttl: facts::default_ttl()?,
@@ -188,14 +269,7 @@ impl Kernel for Node {
 
     async fn observe(&mut self) -> Result<Observed> {
         let device = self.netlink.observe_device(&self.options.device).await?;
-        let dataplane = match self.ebpf() {
-            Ok(dataplane) => dataplane.observe()?,
-            // Without BPF nothing of ours can be pinned or attached.
-            Err(error) => {
-                log::debug!("{error:#}");
-                None
-            }
-        };
+        let dataplane = self.observe_dataplane();
         Ok(Observed { device, dataplane })
     }
 

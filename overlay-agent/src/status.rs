@@ -268,7 +268,7 @@ mod tests {
                     SubnetEntry::new(vtep.into(), [2, 0, 0, 0, 0, 2]),
                 )]
                 .into(),
-                peers: [vtep].into(),
+                peers: [(vtep, "10.244.2.0/24".parse().unwrap())].into(),
                 ..ObservedDataplane::default()
             },
             stats: [(

@@ -114,6 +114,18 @@ impl MaskedPrefix {
         }
     }
 
+    /// First address of the prefix.
+    #[must_use]
+    pub const fn address(&self) -> Addr {
+        self.address
+    }
+
+    /// Length of the prefix in the 128-bit form; meaningless for [`Self::NONE`].
+    #[must_use]
+    pub const fn bits(&self) -> u32 {
+        u128::from_be_bytes(self.mask.octets).leading_ones()
+    }
+
     /// Whether `address` lies inside.
     #[inline(always)]
     #[must_use]

@@ -17,6 +17,11 @@ pub const VXLAN_LEN: u32 = 8;
 /// `EtherType` of IPv4, network byte order.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 
+/// `EtherType`s of a VLAN tag in the frame: 802.1Q and 802.1ad, network byte order.
+pub const ETHERTYPES_VLAN: [[u8; 2]; 2] = [[0x81, 0x00], [0x88, 0xa8]];
+/// The VLAN identifier in a tag's control information (IEEE 802.1Q); 0 is a priority tag, which belongs to no VLAN.
+pub const VLAN_ID_MASK: u16 = 0x0fff;
+
 /// IP protocol number of TCP.
 pub const IPPROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
@@ -91,6 +96,16 @@ pub struct VxlanHeader {
     pub reserved: u8,
 }
 
+/// The start of an IPv4 packet in an Ethernet frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct EthIpv4 {
+    /// Ethernet header.
+    pub eth: EthHeader,
+    /// IPv4 header, first 20 bytes.
+    pub ip: Ipv4Header,
+}
+
 /// What encapsulation puts before an inner IPv4 packet over an IPv4 underlay: 64 bytes in one store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 #[repr(C, align(2))]
@@ -125,6 +140,7 @@ const _: () = assert!(size_of::<EthHeader>() == ETH_LEN as usize);
 const _: () = assert!(size_of::<Ipv4Header>() == IPV4_LEN as usize);
 const _: () = assert!(size_of::<UdpHeader>() == UDP_LEN as usize);
 const _: () = assert!(size_of::<VxlanHeader>() == VXLAN_LEN as usize);
+const _: () = assert!(size_of::<EthIpv4>() == 34);
 const _: () = assert!(size_of::<EncapV4>() == 64);
 const _: () = assert!(size_of::<TunnelV4>() == 50);
 

@@ -2,13 +2,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::addr::Addr;
+use crate::addr::{Addr, MaskedPrefix};
 
 /// Array of one [`crate::config::Config`].
 pub const CONFIG: &str = "CONFIG";
 /// LPM trie: pod subnet of a peer (key: prefix length in the 128-bit form, [`Addr`]) → [`SubnetEntry`].
 pub const SUBNETS: &str = "SUBNETS";
-/// Per-CPU hash: underlay address of a known VTEP → [`PeerStats`]. Membership is what makes a VTEP known.
+/// Per-CPU hash: underlay address of a known VTEP → [`Peer`]. Membership is what makes a VTEP known.
 pub const PEERS: &str = "PEERS";
 /// Per-CPU array: [`crate::reason::Reason`] → [`Counter`].
 pub const COUNTERS: &str = "COUNTERS";
@@ -49,7 +49,33 @@ impl SubnetEntry {
     }
 }
 
-/// Traffic with one peer, one copy per CPU: the value of `PEERS`.
+/// A known VTEP, one copy per CPU: the value of `PEERS`.
+///
+/// The subnet stands here, too, so that the check of received packets needs no `SUBNETS` entry: a peer whose way out is
+/// not there yet, or is being changed, is not refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Peer {
+    /// The peer's pod subnet.
+    pub subnet: MaskedPrefix,
+    /// Traffic with the peer.
+    pub stats: PeerStats,
+}
+
+const _: () = assert!(size_of::<Peer>() == 64);
+
+impl Peer {
+    /// A peer with this subnet and no traffic yet.
+    #[must_use]
+    pub const fn new(subnet: MaskedPrefix) -> Self {
+        Self {
+            subnet,
+            stats: PeerStats::ZERO,
+        }
+    }
+}
+
+/// Traffic with one peer.
 ///
 /// Packets are counted as on the wire (segments of a GSO packet), bytes as inner IP bytes before segmentation.
 /// Counted are packets that [`VTEP_EGRESS`] encapsulated and that [`UNDERLAY_INGRESS`] accepted. An aggregate that arrives
@@ -83,6 +109,14 @@ pub struct Counter {
 const _: () = assert!(size_of::<Counter>() == 16);
 
 impl PeerStats {
+    /// No traffic.
+    pub const ZERO: Self = Self {
+        tx_packets: 0,
+        tx_bytes: 0,
+        rx_packets: 0,
+        rx_bytes: 0,
+    };
+
     /// The sum of two CPUs' copies.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {

@@ -8,7 +8,7 @@
 
 use crate::addr::Addr;
 use crate::config::Config;
-use crate::maps::{Counter, PeerStats, SubnetEntry};
+use crate::maps::{Counter, Peer, SubnetEntry};
 
 macro_rules! pod {
     ($($type:ty),+) => {
@@ -24,4 +24,4 @@ macro_rules! pod {
     };
 }
 
-pod!(Addr, Config, Counter, PeerStats, SubnetEntry);
+pod!(Addr, Config, Counter, Peer, SubnetEntry);

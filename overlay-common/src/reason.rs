@@ -70,10 +70,13 @@ reasons! {
     Encapsulated = "encapsulated", Egress, Redirect;
     /// No agent has configured the maps yet: the kernel device takes the packet.
     EgressUnconfigured = "egress_unconfigured", Egress, Pass;
-    /// Not an IPv4 packet with complete headers: the kernel device takes it.
+    /// Not an untagged IPv4 packet with complete headers: the kernel device takes it.
     EgressNotIp = "egress_not_ip", Egress, Pass;
     /// No peer's subnet contains the destination: the kernel device takes it.
     NoSubnet = "no_subnet", Egress, Pass;
+    /// The stack sends the frame to another device than that of the destination's peer (somebody's more specific route):
+    /// the kernel device follows it.
+    OtherNextHop = "other_next_hop", Egress, Pass;
     /// The packet carries a mark on a Group Based Policy device: the kernel device writes it into the header.
     GbpMark = "gbp_mark", Egress, Pass;
     /// Segmentation other than TCP or UDP: the kernel device takes it.
@@ -96,6 +99,8 @@ reasons! {
     OtherVni = "other_vni", Ingress, Pass;
     /// Refused packets that were let through because the peer list is not complete yet; also counted by their reason.
     FailedOpen = "failed_open", Ingress, Pass;
+    /// Refused: tagged more than once with VLAN 0, which hides the packet from this check but not from the kernel.
+    NestedPriorityTag = "nested_priority_tag", Ingress, Drop;
     /// Refused: addressed to a local address that is not the VTEP's.
     NotVtepAddress = "not_vtep_address", Ingress, Drop;
     /// Refused: the outer packet is a fragment.

@@ -86,7 +86,12 @@ mod tests {
     #[test]
     fn kinds_are_told_apart_within_a_side() {
         let address = IpAddr::from([10, 244, 1, 0]);
-        let peer = |n| Action::from(DataplaneAction::AddPeer([192, 168, 0, n].into()));
+        let peer = |n: u8| {
+            Action::from(DataplaneAction::SetPeer {
+                vtep: [192, 168, 0, n].into(),
+                subnet: "10.244.2.0/24".parse().unwrap(),
+            })
+        };
         let up = Action::from(KernelAction::SetDeviceUp);
         let neighbour = Action::from(KernelAction::RemoveNeighbour { address });
         assert!(peer(1).is_same_kind(&peer(2)));

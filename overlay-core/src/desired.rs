@@ -59,8 +59,8 @@ pub struct DesiredDataplane {
     pub config: Config,
     /// The `SUBNETS` entries.
     pub subnets: BTreeMap<IpNet, SubnetEntry>,
-    /// The keys of `PEERS`.
-    pub peers: BTreeSet<IpAddr>,
+    /// The `PEERS` entries: VTEP and subnet.
+    pub peers: BTreeMap<IpAddr, IpNet>,
     /// Where the programs belong.
     pub hooks: BTreeMap<Hook, HookTarget>,
 }
@@ -130,6 +130,12 @@ pub fn desired(view: &View, facts: &NodeFacts, settings: &Settings) -> Result<De
     };
     let dataplane = match settings.dataplane {
         Dataplane::Kernel => None,
+        Dataplane::Ebpf if !facts.underlay_is_ethernet => {
+            problems.push(Problem::NotEthernet {
+                underlay: facts.underlay.name.clone(),
+            });
+            None
+        }
         Dataplane::Ebpf => {
             let room = usize::try_from(settings.max_peers).unwrap_or(usize::MAX);
             if peers.len() > room {
@@ -257,7 +263,11 @@ fn dataplane(
             .take(room)
             .map(|(subnet, peer)| (*subnet, entry(peer)))
             .collect(),
-        peers: peers.values().take(room).map(|peer| peer.public_ip).collect(),
+        peers: peers
+            .iter()
+            .take(room)
+            .map(|(subnet, peer)| (peer.public_ip, *subnet))
+            .collect(),
         hooks: BTreeMap::from([(Hook::VtepEgress, vtep), (Hook::UnderlayIngress, underlay)]),
     }
 }

@@ -82,7 +82,7 @@ impl ModelKernel {
             DataplaneAction::Remove => self.observed.dataplane = None,
             DataplaneAction::Attach { hook, device } => return self.attach(*hook, device),
             DataplaneAction::SetConfig(config) => self.maps()?.config = Some(**config),
-            DataplaneAction::AddPeer(vtep) => drop(self.maps()?.peers.insert(*vtep)),
+            DataplaneAction::SetPeer { vtep, subnet } => drop(self.maps()?.peers.insert(*vtep, *subnet)),
             DataplaneAction::RemovePeer(vtep) => drop(self.maps()?.peers.remove(vtep)),
             DataplaneAction::SetSubnet { subnet, entry } => {
                 self.maps()?.subnets.insert(*subnet, *entry);

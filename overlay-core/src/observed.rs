@@ -118,8 +118,8 @@ pub struct ObservedDataplane {
     pub config: Option<Config>,
     /// The `SUBNETS` entries.
     pub subnets: BTreeMap<IpNet, SubnetEntry>,
-    /// The keys of `PEERS`.
-    pub peers: BTreeSet<IpAddr>,
+    /// The `PEERS` entries: VTEP and subnet.
+    pub peers: BTreeMap<IpAddr, IpNet>,
     /// Where our programs are attached.
     pub attached: BTreeMap<Hook, Attachment>,
 }

@@ -47,7 +47,7 @@ pub(crate) enum Phase {
     RemoveRoute,
     RemoveFdb,
     RemoveNeighbour,
-    AddPeer,
+    SetPeer,
     SetSubnet,
     /// The first configuration switches everything on at once: until then the programs pass every packet, and the peer
     /// check refuses none before it knows all peers.

@@ -3,8 +3,10 @@
 //!
 //! Two things prove that an object is the overlay's. The *name*: `flannel.<VNI>` belongs to flannel and its
 //! replacements by contract. The *shape*: what flannel writes (v0.28.9, pkg/backend/vxlan), down to flags and protocol.
-//! A shape decides only what may be **removed**; what the desired state needs is set under its key (a neighbour's
-//! address, a peer's MAC, a peer's subnet at metric 0), whatever stood there, as flannel does with `CREATE|REPLACE`.
+//! A shape decides what may be **removed**. On the device, what the desired state needs is set under its key (a neighbour's
+//! address, a peer's MAC), whatever stood there, as flannel does with `CREATE|REPLACE`. A route's key (destination, type
+//! of service, metric) is not the device's but the whole table's, so there this agent departs from flannel: a peer's
+//! route replaces one of our own shape only ([`peer_route`]), and somebody else's stays.
 
 #[cfg(test)]
 mod tests;
@@ -66,6 +68,17 @@ pub fn route(network: Ipv4Net, route: &Route) -> bool {
         && *protocol == ROUTE_PROTOCOL
         && *metric == 0
         && *plain
+}
+
+/// Whether a route out of the device to a peer's subnet may give way to the right one: what [`route()`] claims, by any
+/// gateway.
+#[must_use]
+pub fn peer_route(route: &Route) -> bool {
+    route.gateway.is_some()
+        && route.onlink
+        && route.protocol == ROUTE_PROTOCOL
+        && route.metric == 0
+        && route.plain
 }
 
 /// Whether a neighbour entry may be removed: permanent, and inside the cluster's network. Resolved ones are the

@@ -27,6 +27,9 @@ fn try_encapsulate(skb: &Skb<'_>) -> Result<(), Reason> {
     let config = maps::config().ok_or(Reason::EgressUnconfigured)?;
     let inner = inner::parse(skb)?;
     let peer = maps::subnet_of(inner.dst).ok_or(Reason::NoSubnet)?;
+    if inner.dst_mac != peer.vtep_mac {
+        return Err(Reason::OtherNextHop);
+    }
     if config.has(FLAG_GBP) && skb.mark() != 0 {
         return Err(Reason::GbpMark);
     }
@@ -49,9 +52,9 @@ fn try_encapsulate(skb: &Skb<'_>) -> Result<(), Reason> {
     let segments = skb.segments();
     push::headers(skb, config, peer, packet)?;
     push::redirect(config.underlay_ifindex, next_hop)?;
-    if let Some(stats) = maps::peer(&peer.vtep) {
+    if let Some(known) = maps::peer(&peer.vtep) {
         // SAFETY: this CPU's copy of the map's value.
-        let stats = unsafe { &mut *stats };
+        let stats = unsafe { &mut (*known).stats };
         stats.tx_packets += u64::from(segments);
         stats.tx_bytes += u64::from(inner.len);
     }

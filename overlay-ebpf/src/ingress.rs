@@ -3,6 +3,7 @@
 mod outer;
 mod tunnel;
 
+use overlay_common::config::Config;
 use overlay_common::reason::Reason;
 
 use crate::maps;
@@ -12,6 +13,12 @@ use crate::skb::Skb;
 #[inline(always)]
 pub(crate) fn verify(skb: &Skb<'_>) -> Option<Reason> {
     let config = maps::config()?;
+    if outer::is_for_others(skb) {
+        return None;
+    }
+    if outer::hides_behind_tags(skb) {
+        return Some(Reason::NestedPriorityTag);
+    }
     let outer = outer::parse(skb, config)?;
     Some(match check(skb, config, &outer) {
         Ok(()) => Reason::Accepted,
@@ -20,7 +27,7 @@ pub(crate) fn verify(skb: &Skb<'_>) -> Option<Reason> {
 }
 
 #[inline(always)]
-fn check(skb: &Skb<'_>, config: &overlay_common::config::Config, outer: &outer::Outer) -> Result<(), Reason> {
+fn check(skb: &Skb<'_>, config: &Config, outer: &outer::Outer) -> Result<(), Reason> {
     outer::check(skb, config, outer)?;
     tunnel::check(skb, config, outer)
 }

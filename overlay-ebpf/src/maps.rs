@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray, PerCpuHashMap};
 use aya_ebpf::macros::btf_map;
 use overlay_common::addr::Addr;
 use overlay_common::config::{ABI_VERSION, Config};
-use overlay_common::maps::{Counter, DEFAULT_MAX_PEERS, PeerStats, SubnetEntry};
+use overlay_common::maps::{Counter, DEFAULT_MAX_PEERS, Peer, SubnetEntry};
 use overlay_common::reason::Reason;
 
 const MAX_PEERS: usize = DEFAULT_MAX_PEERS as usize;
@@ -19,7 +19,7 @@ static CONFIG: Array<Config, 1> = Array::new();
 static SUBNETS: LpmTrie<Addr, SubnetEntry, MAX_PEERS> = LpmTrie::new();
 
 #[btf_map]
-static PEERS: PerCpuHashMap<Addr, PeerStats, MAX_PEERS, NO_PREALLOC> = PerCpuHashMap::new();
+static PEERS: PerCpuHashMap<Addr, Peer, MAX_PEERS, NO_PREALLOC> = PerCpuHashMap::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { Reason::COUNT }> = PerCpuArray::new();
@@ -36,9 +36,9 @@ pub(crate) fn subnet_of(address: Addr) -> Option<&'static SubnetEntry> {
     SUBNETS.get(&Key::new(128, address))
 }
 
-/// This CPU's statistics of the known VTEP at `vtep`; `None` for a stranger.
+/// This CPU's copy of the known VTEP at `vtep`; `None` for a stranger.
 #[inline(always)]
-pub(crate) fn peer(vtep: &Addr) -> Option<*mut PeerStats> {
+pub(crate) fn peer(vtep: &Addr) -> Option<*mut Peer> {
     PEERS.get_ptr_mut(vtep)
 }
 

@@ -4,6 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_skb_pull_data, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use bytemuck::Pod;
+use overlay_common::headers::VLAN_ID_MASK;
 
 /// `PACKET_OTHERHOST` of `linux/if_packet.h`: seen only because the device is promiscuous.
 const PACKET_OTHERHOST: u32 = 3;
@@ -115,12 +116,24 @@ impl<'a> Skb<'a> {
         if segments == 0 { 1 } else { segments }
     }
 
-    /// Whether the packet is for another host, or of a VLAN whose device will handle it.
+    /// Whether the device received the packet only because it is promiscuous.
     #[inline(always)]
-    pub(crate) fn is_for_others(&self) -> bool {
+    pub(crate) fn is_for_other_host(&self) -> bool {
+        // SAFETY: the context of a running program; the verifier checks the offset.
+        let pkt_type = unsafe { (*self.raw()).pkt_type };
+        pkt_type == PACKET_OTHERHOST
+    }
+
+    /// The VLAN of the tag that the kernel has taken off the frame: 0 for a priority tag, `None` without a tag.
+    #[inline(always)]
+    pub(crate) fn vlan_id(&self) -> Option<u32> {
         // SAFETY: the context of a running program; the verifier checks the offsets.
-        let (pkt_type, vlan) = unsafe { ((*self.raw()).pkt_type, (*self.raw()).vlan_present) };
-        pkt_type == PACKET_OTHERHOST || vlan != 0
+        let (present, tci) = unsafe { ((*self.raw()).vlan_present, (*self.raw()).vlan_tci) };
+        if present == 0 {
+            None
+        } else {
+            Some(tci & u32::from(VLAN_ID_MASK))
+        }
     }
 
     /// Index of the device that the program runs for.

@@ -13,15 +13,16 @@ use overlay_core::observed::{Observed, ObservedDataplane};
 
 use super::args::CleanupArgs;
 use super::settings::net_conf;
-use crate::dataplane::{AttachChoice, Dataplane};
-use crate::lock::{self, Lock};
+use crate::dataplane::{AttachChoice, Dataplane, check_pin_directory};
+use crate::lock::{self, Locks};
 use crate::netlink::Netlink;
 use crate::text::count;
 
 pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
     let mut out = io::stdout().lock();
     let device = device_name(vni(args)?);
-    let lock = Lock::acquire(Path::new(lock::DIRECTORY), &device)
+    check_pin_directory(&args.pin_dir)?;
+    let locks = Locks::acquire(Path::new(lock::DIRECTORY), &device, &args.pin_dir)
         .context("the agent must be stopped before what it made is removed")?;
     let netlink = Netlink::connect()?;
     let mut dataplane = Dataplane::open(args.pin_dir.clone(), AttachChoice::Auto, DEFAULT_MAX_PEERS);
@@ -60,7 +61,7 @@ pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
         );
         return Ok(ExitCode::FAILURE);
     }
-    lock.remove()?;
+    locks.remove()?;
     if plan.steps.is_empty() {
         writeln!(out, "nothing to do for {device}")?;
     }

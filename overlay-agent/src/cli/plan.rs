@@ -17,12 +17,14 @@ use super::args::NodeArgs;
 use super::settings::{options, settings};
 use crate::control::groups::{Group, groups};
 use crate::control::pass::{self, Plan};
+use crate::dataplane::check_pin_directory;
 use crate::node::Node;
 use crate::source::file::{Listing, read};
 use crate::text::count;
 
 pub(super) async fn plan(args: NodeArgs, detailed_exitcode: bool) -> Result<ExitCode> {
     let settings = settings(&args)?;
+    check_pin_directory(&args.pin_dir)?;
     let leases = match read(&args.leases) {
         Listing::Missing => bail!("{} does not exist (--leases)", args.leases.display()),
         Listing::Empty => bail!(

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use super::args::NodeArgs;
 use super::settings::{options, settings};
 use crate::control::{self, pass::Controller};
-use crate::lock::{self, Lock};
+use crate::dataplane::check_pin_directory;
+use crate::lock::{self, Locks};
 use crate::node::Node;
 use crate::source::LeaseSource;
 use crate::source::file::FileSource;
@@ -24,7 +25,8 @@ pub(super) async fn run(args: NodeArgs) -> Result<()> {
     let signals = Signals::new()?;
     let settings = settings(&args)?;
     let device = device_name(settings.net_conf.backend.vni);
-    let _lock = Lock::acquire(Path::new(lock::DIRECTORY), &device)?;
+    check_pin_directory(&args.pin_dir)?;
+    let _locks = Locks::acquire(Path::new(lock::DIRECTORY), &device, &args.pin_dir)?;
     let node = Node::connect(options(&args, &settings))?;
     log::info!(
         "overlay-agent {}: node {}, device {device}, leases from {}",

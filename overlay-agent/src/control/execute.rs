@@ -117,7 +117,7 @@ impl<'a> Run<'a, '_> {
 
     fn not_done(&mut self, step: &Step, group: Group) {
         self.failures.record(&step.action);
-        self.unknown_peer |= matches!(step.action, Action::Dataplane(DataplaneAction::AddPeer(_)));
+        self.unknown_peer |= matches!(step.action, Action::Dataplane(DataplaneAction::SetPeer { .. }));
         self.report.incomplete.insert(group);
         self.report.not_done += 1;
     }
@@ -239,7 +239,10 @@ mod tests {
                 ..Default::default()
             });
         });
-        let add = |n: u8| DataplaneAction::AddPeer([192, 168, 0, n].into());
+        let add = |n: u8| DataplaneAction::SetPeer {
+            vtep: [192, 168, 0, n].into(),
+            subnet: "10.244.2.0/24".parse().unwrap(),
+        };
         let wanted = Config {
             abi: 1,
             flags: FLAG_ENFORCE_PEERS,

@@ -53,7 +53,7 @@ pub(crate) fn peer_steps(n: u8) -> Vec<Step> {
         step(fdb),
         step(neighbour),
         step(route),
-        step(DataplaneAction::AddPeer(vtep)),
+        step(DataplaneAction::SetPeer { vtep, subnet }),
         step(entry),
     ]
 }
@@ -136,6 +136,7 @@ impl Kernel for FakeKernel {
                 },
                 address: [192, 168, 0, 1].into(),
             },
+            underlay_is_ethernet: true,
             smallest_route_mtu: None,
             local_port_range: (32768, 60999),
             default_ttl: 64,
@@ -249,7 +250,7 @@ impl State {
                 self.dataplane()?.attached.insert(*hook, attachment);
             }
             DataplaneAction::SetConfig(config) => self.dataplane()?.config = Some(**config),
-            DataplaneAction::AddPeer(vtep) => drop(self.dataplane()?.peers.insert(*vtep)),
+            DataplaneAction::SetPeer { vtep, subnet } => drop(self.dataplane()?.peers.insert(*vtep, *subnet)),
             DataplaneAction::RemovePeer(vtep) => drop(self.dataplane()?.peers.remove(vtep)),
             DataplaneAction::SetSubnet { subnet, entry } => {
                 self.dataplane()?.subnets.insert(*subnet, *entry);

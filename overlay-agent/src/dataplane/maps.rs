@@ -1,6 +1,6 @@
 //! The pinned maps: whether they fit this agent, and their entries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow};
@@ -11,16 +11,13 @@ use aya::maps::{
 };
 use ipnet::IpNet;
 use nix::errno::Errno;
-use overlay_common::addr::{Addr, V4_MAPPED_BITS};
+use overlay_common::addr::{Addr, MaskedPrefix, V4_MAPPED_BITS};
 use overlay_common::config::{ABI_VERSION, Config};
-use overlay_common::maps::{CONFIG, COUNTERS, Counter, PEERS, PeerStats, SUBNETS, SubnetEntry};
+use overlay_common::maps::{CONFIG, COUNTERS, Counter, PEERS, Peer, PeerStats, SUBNETS, SubnetEntry};
 use overlay_common::reason::Reason;
 
 use super::HOOKS;
 use super::pins::{LOGS, Pins, map_names};
-
-/// `BPF_NOEXIST` (linux/bpf.h): create an entry, never overwrite one.
-const BPF_NOEXIST: u64 = 1;
 
 /// What is pinned, as a whole.
 pub(super) enum State {
@@ -60,7 +57,7 @@ fn layouts(max_peers: u32) -> Result<[Layout; 5]> {
         Layout {
             name: PEERS,
             map_type: MapType::PerCpuHash,
-            sizes: Some([size(size_of::<Addr>())?, size(size_of::<PeerStats>())?, max_peers]),
+            sizes: Some([size(size_of::<Addr>())?, size(size_of::<Peer>())?, max_peers]),
         },
         Layout {
             name: COUNTERS,
@@ -217,26 +214,41 @@ fn prefix_of(key: &Key<Addr>) -> Result<IpNet> {
     prefix.ok_or_else(|| anyhow!("SUBNETS has the impossible key {address}/{bits}"))
 }
 
-type Peers = PerCpuHashMap<MapData, Addr, PeerStats>;
+type Peers = PerCpuHashMap<MapData, Addr, Peer>;
 
-pub(super) fn peers(pins: &Pins) -> Result<BTreeSet<IpAddr>> {
-    let map: Peers = typed(pins, PEERS)?;
-    map.keys()
-        .map(|key| Ok(IpAddr::from(key.context("cannot read PEERS")?)))
-        .collect()
+/// The subnet of a peer; `None` for an entry without any CPU's copy, which the kernel does not have.
+fn subnet_of(copies: &PerCpuValues<Peer>) -> Result<Option<IpNet>> {
+    let subnet = copies
+        .first()
+        .map(|peer| Key::new(peer.subnet.bits(), peer.subnet.address()));
+    subnet.map(|key| prefix_of(&key)).transpose()
 }
 
-pub(super) fn add_peer(pins: &Pins, address: IpAddr) -> Result<()> {
+pub(super) fn peers(pins: &Pins) -> Result<BTreeMap<IpAddr, IpNet>> {
+    let map: Peers = typed(pins, PEERS)?;
+    let entries = map.iter().map(|entry| {
+        let (vtep, copies) = entry.context("cannot read PEERS")?;
+        Ok(subnet_of(&copies)?.map(|subnet| (IpAddr::from(vtep), subnet)))
+    });
+    entries.filter_map(Result::transpose).collect()
+}
+
+pub(super) fn set_peer(pins: &Pins, vtep: IpAddr, subnet: IpNet) -> Result<()> {
     let mut map: Peers = typed(pins, PEERS)?;
-    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("cannot read {path}: {error}"))?;
-    let zero =
-        PerCpuValues::try_from(vec![PeerStats::default(); cpus]).context("cannot make a PEERS entry")?;
-    match map.insert(Addr::from(address), zero, BPF_NOEXIST) {
-        // A peer that is there keeps its statistics.
-        Err(error) if is_errno(&error, Errno::EEXIST) => Ok(()),
-        result => result.map_err(explain_full),
+    let address = Addr::from(vtep);
+    // A peer that is there keeps its statistics.
+    if let Ok(copies) = map.get(&address, 0)
+        && subnet_of(&copies)? == Some(subnet)
+    {
+        return Ok(());
     }
-    .with_context(|| format!("cannot write the PEERS entry {address}"))
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("cannot read {path}: {error}"))?;
+    let key = key_of(subnet);
+    let peer = Peer::new(MaskedPrefix::new(key.data(), key.prefix_len()));
+    let copies = PerCpuValues::try_from(vec![peer; cpus]).context("cannot make a PEERS entry")?;
+    map.insert(address, copies, 0)
+        .map_err(explain_full)
+        .with_context(|| format!("cannot write the PEERS entry {vtep}"))
 }
 
 pub(super) fn remove_peer(pins: &Pins, address: IpAddr) -> Result<()> {
@@ -250,7 +262,11 @@ pub(super) fn peer_stats(pins: &Pins) -> Result<BTreeMap<IpAddr, PeerStats>> {
     map.iter()
         .map(|entry| {
             let (address, values) = entry.context("cannot read PEERS")?;
-            Ok((IpAddr::from(address), sum(&values, PeerStats::plus)))
+            let stats = values.iter().map(|peer| peer.stats);
+            Ok((
+                IpAddr::from(address),
+                stats.fold(PeerStats::ZERO, PeerStats::plus),
+            ))
         })
         .collect()
 }

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -97,6 +98,29 @@ impl Pins {
                  mount -t bpf bpf {} (in a container: mount the host's /sys/fs/bpf)",
                 self.directory.display(),
                 mount_point.display()
+            );
+        }
+        self.require_own_directory()
+    }
+
+    /// The pin directory must not be the root of a BPF file system: others pin there, too, maybe under our names.
+    pub(super) fn require_own_directory(&self) -> Result<()> {
+        let look = || -> io::Result<bool> {
+            let directory = match self.directory.canonicalize() {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+                result => result?,
+            };
+            let Some(parent) = directory.parent() else {
+                return Ok(true);
+            };
+            let mounted = fs::metadata(&directory)?.dev() != fs::metadata(parent)?.dev();
+            Ok(mounted && statfs(&directory)?.filesystem_type() == BPF_FS_MAGIC)
+        };
+        if look().with_context(|| format!("cannot examine {self} (--pin-dir)"))? {
+            bail!(
+                "{self} is where a BPF file system is mounted, so what is pinned there may be somebody else's: \
+                 choose a directory below it with --pin-dir, for instance {}",
+                self.directory.join("overlay").display()
             );
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use anyhow::{Result, anyhow};
 use ipnet::IpNet;
+use nix::errno::Errno;
 use overlay_core::action::KernelAction;
 use overlay_core::observed::Route;
 use overlay_core::ownership::ROUTE_PROTOCOL;
@@ -45,12 +46,16 @@ impl Netlink {
     /// Carries out the actions in order on the device of this name, many to a system call: one result for each, as
     /// [`Netlink::execute`] gives it. An action that fails does not keep the next from being tried.
     pub async fn execute_all(&self, device_name: &str, actions: &[&KernelAction]) -> Vec<Result<()>> {
-        let is_entry = |action| entry_change(action, 0).is_some();
         let mut results = Vec::with_capacity(actions.len());
-        for run in actions.chunk_by(|a, b| is_entry(a) && is_entry(b)) {
-            match run {
-                [action] => results.push(self.execute(device_name, action).await),
-                entries => results.extend(self.change_entries(device_name, entries).await),
+        let mut rest = actions;
+        while let Some((&first, tail)) = rest.split_first() {
+            let entries = sent_together(rest);
+            if let Some((run, behind)) = rest.split_at_checked(entries).filter(|_| entries > 0) {
+                results.extend(self.change_entries(device_name, run).await);
+                rest = behind;
+            } else {
+                results.push(self.execute(device_name, first).await);
+                rest = tail;
             }
         }
         results
@@ -66,21 +71,11 @@ impl Netlink {
                     .map(|action| without_device(action, device_name))
                     .collect();
             }
-            Err(error) => {
-                return actions
-                    .iter()
-                    .map(|action| Err(explain(action, device_name, &error)))
-                    .collect();
-            }
+            Err(error) => return all_failed(actions, device_name, &error),
         };
         let mut present = match self.removable_routes(actions, ifindex).await {
             Ok(present) => present,
-            Err(error) => {
-                return actions
-                    .iter()
-                    .map(|action| Err(explain(action, device_name, &error)))
-                    .collect();
-            }
+            Err(error) => return all_failed(actions, device_name, &error),
         };
         let needed: Vec<bool> = actions
             .iter()
@@ -92,7 +87,8 @@ impl Netlink {
             .collect();
         let mut answers = self.socket.change(changes).await.into_iter();
         let mut results = Vec::with_capacity(actions.len());
-        for (action, needed) in actions.iter().zip(needed) {
+        let mut refused = Vec::new();
+        for (&action, needed) in actions.iter().zip(needed) {
             let answer = if needed {
                 answers
                     .next()
@@ -100,10 +96,23 @@ impl Netlink {
             } else {
                 Ok(())
             };
+            let errno = answer.as_ref().err().and_then(RequestError::errno);
+            if errno == Some(Errno::EEXIST) && matches!(action, KernelAction::SetRoute { .. }) {
+                refused.push((results.len(), action));
+            }
             results.push(match answer {
-                Err(error) if error.errno().is_some_and(|errno| already_done(action, errno)) => Ok(()),
+                Err(_) if errno.is_some_and(|errno| already_done(action, errno)) => Ok(()),
                 other => other.map_err(|error| explain(action, device_name, &error)),
             });
+        }
+        if !refused.is_empty() {
+            let (indexes, refused): (Vec<usize>, Vec<&KernelAction>) = refused.into_iter().unzip();
+            let settled = self.settle_routes(device_name, ifindex, &refused).await;
+            for (index, result) in indexes.into_iter().zip(settled) {
+                if let Some(slot) = results.get_mut(index) {
+                    *slot = result;
+                }
+            }
         }
         results
     }
@@ -147,13 +156,43 @@ fn like_ours(route: Route) -> Option<(IpNet, IpAddr)> {
 
 /// Whether the action must be sent, given the routes present when it is its turn.
 fn is_needed(action: &KernelAction, present: &mut BTreeSet<(IpNet, IpAddr)>) -> bool {
-    if let KernelAction::SetRoute { destination, gateway } = action {
-        present.insert((*destination, *gateway));
-    }
     if let KernelAction::RemoveRoute { destination, gateway } = action {
         return present.remove(&(*destination, *gateway));
     }
     true
+}
+
+/// How many of the first actions are about entries and can go in one sequence of requests. A route is not removed in
+/// the sequence that sets one: what has become of that one shows only afterwards.
+fn sent_together(actions: &[&KernelAction]) -> usize {
+    let mut sets = false;
+    actions
+        .iter()
+        .take_while(|action| {
+            sets |= set_route(action).is_some();
+            let removes = matches!(action, KernelAction::RemoveRoute { .. });
+            entry_change(action, 0).is_some() && !(sets && removes)
+        })
+        .count()
+}
+
+/// Destination and gateway of the route that the action sets.
+pub(super) fn set_route(action: &KernelAction) -> Option<(IpNet, IpAddr)> {
+    let KernelAction::SetRoute { destination, gateway } = action else {
+        return None;
+    };
+    Some((*destination, *gateway))
+}
+
+pub(super) fn all_failed(
+    actions: &[&KernelAction],
+    device_name: &str,
+    error: &RequestError,
+) -> Vec<Result<()>> {
+    actions
+        .iter()
+        .map(|action| Err(explain(action, device_name, error)))
+        .collect()
 }
 
 /// What an action on an entry comes to when there is no device.

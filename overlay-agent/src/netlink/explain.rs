@@ -21,7 +21,7 @@ fn hint(action: &KernelAction, errno: Errno) -> Option<&'static str> {
             Some("the neighbour table is full: raise net.ipv4.neigh.default.gc_thresh3")
         }
         (KernelAction::SetRoute { .. }, Errno::EEXIST) => {
-            Some("a route of somebody else for the same destination stands before it: see `ip route show`")
+            Some("a route to the same destination appeared meanwhile: see `ip route show`")
         }
         (KernelAction::SetRoute { .. }, Errno::ENETUNREACH | Errno::ENETDOWN) => {
             Some("routes need the device to be up and the gateway not to be a local address")

@@ -10,7 +10,8 @@ use overlay_core::model::MacAddr;
 use overlay_core::observed::VxlanAttributes;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
 };
 
 use super::error::RequestError;
@@ -25,6 +26,8 @@ pub(super) struct Link {
     pub(super) ifindex: u32,
     pub(super) name: String,
     pub(super) up: bool,
+    /// Whether its packets begin with an Ethernet header (`ARPHRD_ETHER`).
+    pub(super) ethernet: bool,
     /// In bytes.
     pub(super) mtu: u32,
     pub(super) mac: Option<MacAddr>,
@@ -102,6 +105,7 @@ impl From<LinkMessage> for Link {
             ifindex: message.header.index,
             name: String::new(),
             up: message.header.flags.contains(LinkFlags::Up),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             mtu: 0,
             mac: None,
             alias: None,

@@ -23,12 +23,10 @@ use super::socket::Change;
 pub(super) fn entry_change(action: &KernelAction, ifindex: u32) -> Option<Change> {
     use RouteNetlinkMessage as Message;
     const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+    const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
     const DELETE: u16 = 0;
     Some(match *action {
-        KernelAction::AddAddress(address) => (
-            Message::NewAddress(own_address(address, ifindex)),
-            NLM_F_CREATE | NLM_F_EXCL,
-        ),
+        KernelAction::AddAddress(address) => (Message::NewAddress(own_address(address, ifindex)), ADD),
         KernelAction::RemoveAddress(address) => (Message::DelAddress(own_address(address, ifindex)), DELETE),
         KernelAction::SetNeighbour { address, mac } => {
             (Message::NewNeighbour(neighbour(address, Some(mac), ifindex)), SET)
@@ -43,7 +41,8 @@ pub(super) fn entry_change(action: &KernelAction, ifindex: u32) -> Option<Change
             (Message::DelNeighbour(fdb(mac, destination, ifindex)), DELETE)
         }
         KernelAction::SetRoute { destination, gateway } => {
-            (Message::NewRoute(route(destination, gateway, ifindex)), SET)
+            // Not replaced: a route of the same destination may be any device's and anybody's.
+            (Message::NewRoute(route(destination, gateway, ifindex)), ADD)
         }
         KernelAction::RemoveRoute { destination, gateway } => {
             let mut message = route(destination, gateway, ifindex);

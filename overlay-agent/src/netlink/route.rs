@@ -91,7 +91,7 @@ pub(super) fn in_main_table(message: &RouteMessage) -> bool {
 }
 
 /// The route, if it is one of table main that (also) leaves by the device.
-fn read(message: &RouteMessage, ifindex: u32) -> Option<Route> {
+pub(super) fn read(message: &RouteMessage, ifindex: u32) -> Option<Route> {
     if !in_main_table(message) {
         return None;
     }
@@ -146,7 +146,7 @@ fn read(message: &RouteMessage, ifindex: u32) -> Option<Route> {
     })
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),

@@ -5,15 +5,21 @@
     reason = "netlink has dozens of messages and attributes, and the library's enums grow"
 )]
 
-use std::net::{IpAddr, Ipv4Addr};
+mod choice;
+
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::IpNet;
+use nix::errno::Errno;
 use overlay_core::model::Underlay;
+use overlay_core::observed::VxlanAttributes;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+pub use self::choice::Place;
+use self::choice::{Candidate, choose, has};
 use super::Netlink;
 use super::error::RequestError;
 use super::link::Link;
@@ -37,17 +43,31 @@ impl Netlink {
     ///
     /// When there is no such device, default route or address, with the interfaces that there are.
     pub async fn underlay(&self, iface: Option<&str>) -> Result<Underlay> {
-        let link = match iface {
-            Some(name) => self.named_underlay(name).await?,
-            None => self.default_underlay().await?,
+        self.stable_underlay(iface, None).await
+    }
+
+    /// Like [`Netlink::underlay`], but `kept` is preferred: its device, if none is named, for as long as that has the
+    /// address; and its address, for as long as the device has it. The MTU is what the device has now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Netlink::underlay`].
+    pub async fn stable_underlay(&self, iface: Option<&str>, kept: Option<Place>) -> Result<Underlay> {
+        let link = match (iface, kept) {
+            (Some(name), _) => self.named_underlay(name).await?,
+            (None, Some(place)) => match self.kept_underlay(place).await? {
+                Some(link) => link,
+                None => self.default_underlay().await?,
+            },
+            (None, None) => self.default_underlay().await?,
         };
         let name = &link.name;
         if link.mtu == 0 {
             bail!("cannot determine the MTU of the underlay interface `{name}`");
         }
-        let messages = self.socket.address_messages(link.ifindex).await;
-        let messages = messages.with_context(|| format!("reading the addresses of `{name}`"))?;
-        let address = best_address(&messages).ok_or_else(|| {
+        let candidates = self.candidates(link.ifindex).await;
+        let candidates = candidates.with_context(|| format!("reading the addresses of `{name}`"))?;
+        let address = choose(&candidates, kept.map(|place| place.address)).ok_or_else(|| {
             anyhow!("the underlay interface `{name}` has no usable IPv4 address: give it one, or choose another interface with --iface")
         })?;
         Ok(Underlay {
@@ -56,6 +76,38 @@ impl Netlink {
             address: IpAddr::V4(address),
             name: link.name,
         })
+    }
+
+    /// Where the VXLAN device of this name sends from, if there is one that says so.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to tell.
+    pub async fn place_of(&self, vtep: &str) -> Result<Option<Place>> {
+        let link = self
+            .socket
+            .link_named(vtep)
+            .await
+            .with_context(|| format!("looking up the interface `{vtep}`"))?;
+        let place = |vxlan: VxlanAttributes| {
+            Some(Place {
+                ifindex: vxlan.underlay_ifindex?,
+                address: vxlan.local?,
+            })
+        };
+        Ok(link.and_then(|link| link.vxlan).and_then(place))
+    }
+
+    /// Whether packets on the device begin with an Ethernet header (`ARPHRD_ETHER`).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses to tell, or the device is gone.
+    pub async fn is_ethernet(&self, ifindex: u32) -> Result<bool> {
+        let link = self.socket.link_indexed(ifindex).await;
+        let link = link.with_context(|| format!("looking up the interface with index {ifindex}"))?;
+        link.map(|link| link.ethernet)
+            .ok_or_else(|| anyhow!("the underlay interface (index {ifindex}) was deleted meanwhile"))
     }
 
     /// Addresses with prefix length of a device.
@@ -68,6 +120,32 @@ impl Netlink {
         let addresses = addresses
             .with_context(|| format!("reading the addresses of the interface with index {ifindex}"))?;
         Ok(addresses.into_iter().collect())
+    }
+
+    /// The device of `place`, if it still has the address.
+    async fn kept_underlay(&self, place: Place) -> Result<Option<Link>> {
+        let look = async || -> Result<Option<Link>, RequestError> {
+            let Some(link) = self.socket.link_indexed(place.ifindex).await? else {
+                return Ok(None);
+            };
+            let candidates = self.candidates(place.ifindex).await?;
+            Ok(Some(link).filter(|_| has(&candidates, place.address)))
+        };
+        match look().await {
+            // Deleted meanwhile.
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+            result => result.with_context(|| {
+                format!(
+                    "looking for {} on the interface with index {}",
+                    place.address, place.ifindex
+                )
+            }),
+        }
+    }
+
+    async fn candidates(&self, ifindex: u32) -> Result<Vec<Candidate>, RequestError> {
+        let messages = self.socket.address_messages(ifindex).await?;
+        Ok(messages.iter().filter_map(candidate).collect())
     }
 
     async fn named_underlay(&self, name: &str) -> Result<Link> {
@@ -160,27 +238,18 @@ fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {
     Some(route)
 }
 
-/// The IPv4 address that flannel would take: no deprecated one; link-local ones last, then those that expire, then
-/// secondary ones; otherwise the kernel's order.
-fn best_address(messages: &[AddressMessage]) -> Option<Ipv4Addr> {
-    let candidates = messages.iter().filter_map(|message| {
-        let IpNet::V4(prefix) = local_address(message)? else {
-            return None;
-        };
-        let address = prefix.addr();
-        let flags = address_flags(message);
-        let unusable = address.is_unspecified()
-            || address.is_loopback()
-            || address.is_multicast()
-            || address.is_broadcast()
-            || flags.contains(AddressFlags::Deprecated);
-        let permanent = flags.contains(AddressFlags::Permanent);
-        let secondary = flags.contains(AddressFlags::Secondary);
-        (!unusable).then_some(((address.is_link_local(), !permanent, secondary), address))
-    });
-    candidates
-        .min_by_key(|&(rank, _)| rank)
-        .map(|(_, address)| address)
+/// The address of the message, if it is an IPv4 one.
+fn candidate(message: &AddressMessage) -> Option<Candidate> {
+    let IpNet::V4(prefix) = local_address(message)? else {
+        return None;
+    };
+    let flags = address_flags(message);
+    Some(Candidate {
+        address: prefix.addr(),
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        expires: !flags.contains(AddressFlags::Permanent),
+        secondary: flags.contains(AddressFlags::Secondary),
+    })
 }
 
 fn address_flags(message: &AddressMessage) -> AddressFlags {

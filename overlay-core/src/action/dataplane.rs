@@ -22,8 +22,13 @@ pub enum DataplaneAction {
     },
     /// Write the `CONFIG` entry.
     SetConfig(Box<Config>),
-    /// Make a VTEP known to the peer check.
-    AddPeer(IpAddr),
+    /// Make a VTEP known to the peer check, with the subnet that it may speak for.
+    SetPeer {
+        /// Underlay address of the VTEP.
+        vtep: IpAddr,
+        /// Its pod subnet.
+        subnet: IpNet,
+    },
     /// Forget a VTEP.
     RemovePeer(IpAddr),
     /// Write a `SUBNETS` entry.
@@ -45,7 +50,7 @@ impl DataplaneAction {
             Self::Load
             | Self::Attach { .. }
             | Self::SetConfig(_)
-            | Self::AddPeer(_)
+            | Self::SetPeer { .. }
             | Self::SetSubnet { .. } => true,
             Self::Remove | Self::RemovePeer(_) | Self::RemoveSubnet(_) => false,
         }

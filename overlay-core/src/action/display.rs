@@ -41,7 +41,7 @@ impl fmt::Display for KernelAction {
             }
             Self::RemoveFdb { mac, destination } => write!(f, "fdb delete {mac} dst {destination} self"),
             Self::SetRoute { destination, gateway } => {
-                write!(f, "route replace {destination} via {gateway} onlink")
+                write!(f, "route add {destination} via {gateway} onlink")
             }
             Self::RemoveRoute { destination, gateway } => {
                 write!(f, "route delete {destination} via {gateway} onlink")
@@ -59,7 +59,7 @@ impl fmt::Display for DataplaneAction {
                 write!(f, "dataplane attach {} to {hook} of {device}", hook.program())
             }
             Self::SetConfig(config) => write!(f, "dataplane config {}", ConfigLine(config)),
-            Self::AddPeer(vtep) => write!(f, "dataplane peer add {vtep}"),
+            Self::SetPeer { vtep, subnet } => write!(f, "dataplane peer set {vtep} for {subnet}"),
             Self::RemovePeer(vtep) => write!(f, "dataplane peer delete {vtep}"),
             Self::SetSubnet { subnet, entry } => {
                 let mac = MacAddr::new(entry.vtep_mac);

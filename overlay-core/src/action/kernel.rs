@@ -52,7 +52,8 @@ pub enum KernelAction {
         /// The underlay address that the entry names.
         destination: IpAddr,
     },
-    /// Create or replace `destination via gateway dev <device> onlink`, table main, protocol boot.
+    /// Create `destination via gateway dev <device> onlink`, table main, protocol boot. Takes the place of ours by
+    /// another gateway ([`crate::ownership::peer_route`]), and fails where anything else stands.
     SetRoute {
         /// The peer's pod subnet.
         destination: IpNet,

@@ -61,7 +61,7 @@ impl DataplaneAction {
     pub fn subject(&self) -> Subject {
         let none = Subject::default();
         match *self {
-            Self::AddPeer(vtep) | Self::RemovePeer(vtep) => Subject {
+            Self::SetPeer { vtep, .. } | Self::RemovePeer(vtep) => Subject {
                 underlay: Some(vtep),
                 ..none
             },

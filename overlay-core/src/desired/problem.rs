@@ -58,6 +58,11 @@ pub enum Problem {
         /// MTU of that device in bytes.
         mtu: u32,
     },
+    /// Packets on the underlay device do not begin with an Ethernet header, as on a tunnel.
+    NotEthernet {
+        /// Interface name of the underlay device.
+        underlay: String,
+    },
     /// The eBPF maps are too small for the cluster.
     TooManyPeers {
         /// How many peers there are.
@@ -165,6 +170,12 @@ impl fmt::Display for Problem {
             } => write!(
                 f,
                 "the net-conf asks for an underlay MTU of {wanted}, but {underlay} has {mtu}: {mtu} is used"
+            ),
+            Self::NotEthernet { underlay } => write!(
+                f,
+                "{underlay} is not an Ethernet device (as tunnels are not), and the eBPF programs read Ethernet headers: \
+                 the kernel's device carries all traffic, and the peer check is off. Name an Ethernet device with --iface, \
+                 or say --dataplane kernel if that is meant"
             ),
             Self::TooManyPeers { peers, room } => write!(
                 f,

@@ -40,6 +40,7 @@ fn facts() -> NodeFacts {
             mtu: 1500,
             address: "192.168.0.1".parse().unwrap(),
         },
+        underlay_is_ethernet: true,
         smallest_route_mtu: None,
         local_port_range: (32768, 60999),
         default_ttl: 64,
@@ -125,7 +126,10 @@ fn a_peer_becomes_route_neighbour_and_entry() {
     let dataplane = desired.dataplane.unwrap();
     let entry = SubnetEntry::new(Addr::from_v4([192, 168, 0, 2]), [2, 0, 0, 0, 0, 2]);
     assert_eq!(dataplane.subnets, BTreeMap::from([(subnet, entry)]));
-    assert_eq!(dataplane.peers, BTreeSet::from(["192.168.0.2".parse().unwrap()]));
+    assert_eq!(
+        dataplane.peers,
+        BTreeMap::from([("192.168.0.2".parse().unwrap(), subnet)])
+    );
     assert_eq!(dataplane.hooks[&Hook::VtepEgress].device, "flannel.1");
     assert_eq!(dataplane.hooks[&Hook::UnderlayIngress].ifindex, Some(2));
 }
@@ -141,6 +145,41 @@ fn the_kernel_dataplane_has_no_ebpf_side() {
             .unwrap()
             .dataplane,
         None
+    );
+}
+
+#[test]
+fn without_ethernet_headers_the_kernel_carries_everything() {
+    let facts = NodeFacts {
+        underlay: Underlay {
+            name: "wg0".into(),
+            ..facts().underlay
+        },
+        underlay_is_ethernet: false,
+        ..facts()
+    };
+    let leases = vec![own(), lease("b", "10.244.2.0/24", "192.168.0.2", 2)];
+    let without = desired(&view(leases.clone()), &facts, &settings()).unwrap();
+    assert_eq!(without.dataplane, None);
+    assert_eq!(nodes(&without), ["b"], "the kernel side is not affected");
+    let [problem] = problems(&without).try_into().unwrap();
+    for part in [
+        "wg0 is not an Ethernet device",
+        "kernel's device carries",
+        "peer check is off",
+        "--iface",
+    ] {
+        assert!(problem.contains(part), "{problem}");
+    }
+    let kernel = Settings {
+        dataplane: Dataplane::Kernel,
+        ..settings()
+    };
+    let meant = desired(&view(leases), &facts, &kernel).unwrap();
+    assert_eq!(
+        meant.problems,
+        [],
+        "who asked for the kernel alone is not told so"
     );
 }
 

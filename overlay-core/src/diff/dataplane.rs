@@ -1,5 +1,7 @@
 //! The eBPF side: programs, hooks, configuration and map entries.
 
+use std::borrow::Cow;
+
 use overlay_common::config::{ABI_VERSION, Config, FLAG_ENFORCE_PEERS};
 
 use super::device::Fate;
@@ -137,15 +139,28 @@ fn entries(
     }
     // A VTEP that stays known keeps its statistics, also when the device is recreated: receiving from it needs no entry
     // of the kernel's.
-    for vtep in found.peers.difference(&desired.peers) {
+    for vtep in found
+        .peers
+        .keys()
+        .filter(|vtep| !desired.peers.contains_key(vtep))
+    {
         steps.push(
             Phase::RemovePeer,
             DataplaneAction::RemovePeer(*vtep),
             "no lease names it",
         );
     }
-    for vtep in desired.peers.difference(&found.peers) {
-        steps.push(Phase::AddPeer, DataplaneAction::AddPeer(*vtep), "missing");
+    for (vtep, subnet) in &desired.peers {
+        let why: Cow<'static, str> = match found.peers.get(vtep) {
+            None => "missing".into(),
+            Some(found) if found != subnet => format!("its subnet was {found}").into(),
+            Some(_) => continue,
+        };
+        let set = DataplaneAction::SetPeer {
+            vtep: *vtep,
+            subnet: *subnet,
+        };
+        steps.push(Phase::SetPeer, set, why);
     }
 }
 

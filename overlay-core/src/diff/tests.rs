@@ -38,6 +38,7 @@ fn desired_for(leases: Vec<Lease>, backend: VxlanConf, dataplane: Dataplane) -> 
             mtu: 1500,
             address: IpAddr::from([172, 16, 0, 1]),
         },
+        underlay_is_ethernet: true,
         smallest_route_mtu: None,
         local_port_range: (32768, 60999),
         default_ttl: 64,
@@ -101,8 +102,8 @@ fn a_first_plan_reads_like_the_commands_it_stands_for() {
             "link set up (the device is new)",
             "fdb replace 02:00:00:00:00:02 dst 172.16.0.2 self permanent (n2: missing)",
             "neighbour replace 10.0.2.0 lladdr 02:00:00:00:00:02 permanent (n2: missing)",
-            "route replace 10.0.2.0/24 via 10.0.2.0 onlink (n2: missing)",
-            "dataplane peer add 172.16.0.2 (missing)",
+            "route add 10.0.2.0/24 via 10.0.2.0 onlink (n2: missing)",
+            "dataplane peer set 172.16.0.2 for 10.0.2.0/24 (missing)",
             "dataplane subnet replace 10.0.2.0/24 via 172.16.0.2 lladdr 02:00:00:00:00:02 (missing)",
             "dataplane config vni 1 port 8472 local 172.16.0.1 lladdr 02:00:00:00:00:01 dev #2 srcport 32768 60999 ttl \
              64 log 0 peer-check enforce (not configured)",
@@ -141,7 +142,7 @@ fn a_moving_peer_is_off_the_fast_path_while_the_kernel_changes() {
             "fdb replace 02:00:00:00:09:09 dst 172.16.9.9 self permanent (n2: missing)",
             "neighbour replace 10.0.2.0 lladdr 02:00:00:00:09:09 permanent (n2: MAC was 02:00:00:00:00:02)",
             "fdb delete 02:00:00:00:00:02 dst 172.16.0.2 self (no lease names it)",
-            "dataplane peer add 172.16.9.9 (missing)",
+            "dataplane peer set 172.16.9.9 for 10.0.2.0/24 (missing)",
             "dataplane subnet replace 10.0.2.0/24 via 172.16.9.9 lladdr 02:00:00:00:09:09 (the peer has moved)",
         ]
     );
@@ -157,7 +158,7 @@ fn a_device_that_went_down_gets_back_what_it_lost() {
         [
             "link set up (the device is down)",
             "neighbour replace 10.0.2.0 lladdr 02:00:00:00:00:02 permanent (n2: missing)",
-            "route replace 10.0.2.0/24 via 10.0.2.0 onlink (n2: missing)",
+            "route add 10.0.2.0/24 via 10.0.2.0 onlink (n2: missing)",
         ]
     );
 }
@@ -305,7 +306,10 @@ fn an_open_check_is_closed_after_the_last_peer() {
     dataplane.peers.clear();
     let steps = run(&mut kernel, &desired);
     assert!(
-        matches!(steps[0].action, Action::Dataplane(DataplaneAction::AddPeer(_))),
+        matches!(
+            steps[0].action,
+            Action::Dataplane(DataplaneAction::SetPeer { .. })
+        ),
         "{:?}",
         lines(&steps)
     );

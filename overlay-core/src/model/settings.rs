@@ -48,6 +48,8 @@ pub struct Underlay {
 pub struct NodeFacts {
     /// The device that encapsulated packets leave by.
     pub underlay: Underlay,
+    /// Whether packets on that device begin with an Ethernet header (`ARPHRD_ETHER`), as the programs expect.
+    pub underlay_is_ethernet: bool,
     /// Smallest MTU in bytes that a route out of the underlay device carries, if any does.
     pub smallest_route_mtu: Option<u32>,
     /// `net.ipv4.ip_local_port_range`: lowest and highest source port, as the sysctl prints them.

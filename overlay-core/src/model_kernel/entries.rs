@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::model::MacAddr;
 use crate::observed::{Device, FdbEntry, Neighbour, Route};
-use crate::ownership::ROUTE_PROTOCOL;
+use crate::ownership::{self, ROUTE_PROTOCOL};
 
 pub(super) fn set_neighbour(device: &mut Device, address: IpAddr, mac: MacAddr) {
     remove_neighbour(device, address);
@@ -30,11 +30,16 @@ pub(super) fn set_route(device: &mut Device, destination: IpNet, gateway: IpAddr
     if !device.up {
         return Err("ENETDOWN".into());
     }
-    // `NLM_F_REPLACE`: destination and metric are the key.
-    for route in routes_to(device, destination) {
-        if route.metric == 0 {
-            device.routes.remove(&route);
-        }
+    // `NLM_F_EXCL`: destination and metric are the key. The executor takes ours by another gateway away.
+    let (ours, others): (Vec<_>, Vec<_>) = routes_to(device, destination)
+        .into_iter()
+        .filter(|route| route.metric == 0)
+        .partition(ownership::peer_route);
+    if !others.is_empty() {
+        return Err("EEXIST".into());
+    }
+    for route in ours {
+        device.routes.remove(&route);
     }
     device.routes.insert(flannel_route(destination, gateway));
     Ok(())

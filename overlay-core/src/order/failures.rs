@@ -109,7 +109,7 @@ impl Failures {
             DataplaneAction::Load => self.load = true,
             DataplaneAction::Remove => self.remove_dataplane = true,
             DataplaneAction::SetConfig(_) => self.config = true,
-            DataplaneAction::AddPeer(vtep) => {
+            DataplaneAction::SetPeer { vtep, .. } => {
                 self.peers.insert(*vtep);
             }
             // Nothing relies on these.
@@ -173,7 +173,9 @@ impl Failures {
                 ..
             } => self.load || self.remove_dataplane || self.no_device() || self.config,
             DataplaneAction::SetConfig(_) => self.no_maps() || self.no_device(),
-            DataplaneAction::AddPeer(vtep) => self.no_maps() || self.no_device() || self.peers.contains(vtep),
+            DataplaneAction::SetPeer { vtep, .. } => {
+                self.no_maps() || self.no_device() || self.peers.contains(vtep)
+            }
             DataplaneAction::SetSubnet { subnet, entry } => {
                 let mac = MacAddr::new(entry.vtep_mac);
                 self.no_maps()

@@ -103,6 +103,28 @@ fn a_route_that_differs_in_anything_is_foreign() {
 }
 
 #[test]
+fn a_peer_s_route_gives_way_by_whatever_gateway() {
+    let route = |change: fn(&mut Route)| {
+        let mut route = flannel_route();
+        change(&mut route);
+        route
+    };
+    assert!(peer_route(&flannel_route()));
+    assert!(peer_route(&route(
+        |r| r.gateway = Some("10.244.1.1".parse().unwrap())
+    )));
+    for foreign in [
+        route(|r| r.gateway = None),
+        route(|r| r.onlink = false),
+        route(|r| r.protocol = 4),
+        route(|r| r.metric = 100),
+        route(|r| r.plain = false),
+    ] {
+        assert!(!peer_route(&foreign), "{foreign:?}");
+    }
+}
+
+#[test]
 fn neighbours_are_ours_when_permanent_and_inside() {
     let entry = |address: &str, permanent| Neighbour {
         address: address.parse().unwrap(),

@@ -1,6 +1,6 @@
 //! Random leases from small pools, so that they collide, and random kernels: what some earlier plan left, tampered with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -115,6 +115,7 @@ prop_compose! {
                 mtu: 1500,
                 address: IpAddr::from([192, 168, 0, address]),
             },
+            underlay_is_ethernet: true,
             smallest_route_mtu: None,
             local_port_range: (32768, 60999),
             default_ttl: 64,
@@ -269,6 +270,14 @@ prop_compose! {
     }
 }
 
+fn take_key<V>(map: &mut BTreeMap<IpAddr, V>, at: &Index) {
+    if !map.is_empty()
+        && let Some(key) = map.keys().nth(at.index(map.len())).copied()
+    {
+        map.remove(&key);
+    }
+}
+
 fn take<T: Ord + Clone>(set: &mut BTreeSet<T>, at: &Index) -> Option<T> {
     if set.is_empty() {
         return None;
@@ -380,7 +389,7 @@ fn tamper(kernel: &mut ModelKernel, event: &Tampering) {
                 let subnet = *dataplane.subnets.keys().nth(index).unwrap();
                 dataplane.subnets.remove(&subnet);
             }
-            T::PeersLost(at) => drop(take(&mut dataplane.peers, at)),
+            T::PeersLost(at) => take_key(&mut dataplane.peers, at),
             T::Detached(at) if !dataplane.attached.is_empty() => {
                 let index = at.index(dataplane.attached.len());
                 let hook = *dataplane.attached.keys().nth(index).unwrap();

@@ -45,7 +45,7 @@ impl Broken {
         let unknown = dataplane
             .subnets
             .iter()
-            .filter(|(_, e)| !dataplane.peers.contains(&IpAddr::from(e.vtep)));
+            .filter(|(_, e)| !dataplane.peers.contains_key(&IpAddr::from(e.vtep)));
         let reached: BTreeSet<_> = device
             .into_iter()
             .flat_map(|device| &device.fdb)
@@ -54,7 +54,12 @@ impl Broken {
         Self {
             unbacked: unbacked.map(|(subnet, _)| *subnet).collect(),
             unknown_vtep: unknown.map(|(subnet, _)| *subnet).collect(),
-            unreached: dataplane.peers.difference(&reached).copied().collect(),
+            unreached: dataplane
+                .peers
+                .keys()
+                .filter(|vtep| !reached.contains(vtep))
+                .copied()
+                .collect(),
             dead_routes,
             wrong_headers: wrong_headers(observed),
         }
@@ -70,7 +75,7 @@ impl Broken {
         staying: &BTreeSet<IpAddr>,
     ) -> bool {
         let reached_when_added = match action {
-            Action::Dataplane(DataplaneAction::AddPeer(vtep)) => !self.unreached.contains(vtep),
+            Action::Dataplane(DataplaneAction::SetPeer { vtep, .. }) => !self.unreached.contains(vtep),
             Action::Dataplane(_) | Action::Kernel(_) => true,
         };
         let unreached = self

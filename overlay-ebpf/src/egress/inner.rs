@@ -1,7 +1,7 @@
 //! The packet that is to be encapsulated.
 
 use overlay_common::addr::Addr;
-use overlay_common::headers::{ETH_LEN, ETHERTYPE_IPV4, Ipv4Header};
+use overlay_common::headers::{ETH_LEN, ETHERTYPE_IPV4, EthIpv4};
 use overlay_common::reason::Reason;
 
 use crate::skb::Skb;
@@ -10,6 +10,8 @@ use crate::skb::Skb;
 pub(crate) struct Inner {
     /// Destination address.
     pub(crate) dst: Addr,
+    /// Device that the stack sends the frame to.
+    pub(crate) dst_mac: [u8; 6],
     /// TOS byte or traffic class.
     pub(crate) tos: u8,
     /// Protocol after the IP header.
@@ -23,13 +25,14 @@ pub(crate) struct Inner {
 /// Reads the inner packet's IP header.
 #[inline(always)]
 pub(crate) fn parse(skb: &Skb<'_>) -> Result<Inner, Reason> {
-    if skb.protocol() != ETHERTYPE_IPV4 {
+    if skb.protocol() != ETHERTYPE_IPV4 || skb.vlan_id().is_some() {
         return Err(Reason::EgressNotIp);
     }
-    let ip: &Ipv4Header = skb.view(ETH_LEN).ok_or(Reason::EgressNotIp)?;
+    let EthIpv4 { eth, ip } = skb.view(0).ok_or(Reason::EgressNotIp)?;
     let header_len = ip.header_len().ok_or(Reason::EgressNotIp)?;
     Ok(Inner {
         dst: Addr::from_v4(ip.dst),
+        dst_mac: eth.dst,
         tos: ip.tos,
         protocol: ip.protocol,
         header_len,

@@ -3,7 +3,8 @@
 use overlay_common::addr::Addr;
 use overlay_common::config::{Config, FLAG_PORT_SHARED};
 use overlay_common::headers::{
-    ETH_LEN, ETHERTYPE_IPV4, IPPROTO_UDP, IPV4_LEN, Ipv4Header, UDP_LEN, UdpHeader, VxlanHeader,
+    ETH_LEN, ETHERTYPE_IPV4, ETHERTYPES_VLAN, IPPROTO_UDP, IPV4_LEN, Ipv4Header, UDP_LEN, UdpHeader,
+    VLAN_ID_MASK, VxlanHeader,
 };
 use overlay_common::reason::Reason;
 
@@ -25,12 +26,30 @@ impl Outer {
     }
 }
 
+/// Whether the frame is for another host, or of a VLAN whose device will handle it. A frame with a priority tag (VLAN 0) is
+/// for this device, as one without a tag.
+#[inline(always)]
+pub(crate) fn is_for_others(skb: &Skb<'_>) -> bool {
+    skb.is_for_other_host() || skb.vlan_id().is_some_and(|vlan| vlan != 0)
+}
+
+/// Whether another priority tag follows the one that the kernel has taken off. The kernel takes off any number of them
+/// after this hook (`check_vlan_id`, net/core/dev.c), so what they hide could not be checked; nobody sends them.
+#[inline(always)]
+pub(crate) fn hides_behind_tags(skb: &Skb<'_>) -> bool {
+    if skb.vlan_id().is_none() || !ETHERTYPES_VLAN.contains(&skb.protocol()) {
+        return false;
+    }
+    skb.view::<[u8; 2]>(ETH_LEN)
+        .is_some_and(|control| u16::from_be_bytes(*control) & VLAN_ID_MASK == 0)
+}
+
 /// The outer headers; `None` unless the packet is UDP to the overlay's port.
 ///
 /// A fragment other than the first carries no port and passes; without its first one the kernel never delivers it.
 #[inline(always)]
 pub(crate) fn parse(skb: &Skb<'_>, config: &Config) -> Option<Outer> {
-    if skb.protocol() != ETHERTYPE_IPV4 || skb.is_for_others() {
+    if skb.protocol() != ETHERTYPE_IPV4 {
         return None;
     }
     // Copied: the next view may move the headers.

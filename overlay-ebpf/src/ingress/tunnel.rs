@@ -5,6 +5,7 @@ use overlay_common::config::{Config, FLAG_GBP};
 use overlay_common::headers::{
     ETH_LEN, ETHERTYPE_IPV4, IPV4_LEN, TunnelV4, UDP_LEN, VXLAN_FLAGS, VXLAN_GBP_BIT, VXLAN_LEN, VxlanHeader,
 };
+use overlay_common::maps::Peer;
 use overlay_common::reason::Reason;
 
 use super::outer::Outer;
@@ -28,25 +29,25 @@ pub(crate) fn check(skb: &Skb<'_>, config: &Config, outer: &Outer) -> Result<(),
         return Err(Reason::InnerNotIp);
     }
     let vtep = outer.src();
-    let stats = maps::peer(&vtep).ok_or(Reason::UnknownPeer)?;
-    if !speaks_for(&vtep, Addr::from_v4(tunnel.inner_ip.src)) {
+    let peer = maps::peer(&vtep).ok_or(Reason::UnknownPeer)?;
+    // SAFETY: this CPU's copy of the map's value.
+    let peer = unsafe { &mut *peer };
+    if !speaks_for(&vtep, peer, &Addr::from_v4(tunnel.inner_ip.src)) {
         return Err(Reason::SpoofedSource);
     }
     if !config.is_local(&Addr::from_v4(tunnel.inner_ip.dst)) {
         return Err(Reason::NotLocal);
     }
-    // SAFETY: this CPU's copy of the map's value.
-    let stats = unsafe { &mut *stats };
-    stats.rx_packets += u64::from(skb.segments());
-    stats.rx_bytes += u64::from(skb.len.saturating_sub(INNER_IP_OFFSET));
+    peer.stats.rx_packets += u64::from(skb.segments());
+    peer.stats.rx_bytes += u64::from(skb.len.saturating_sub(INNER_IP_OFFSET));
     Ok(())
 }
 
 /// Whether the VTEP may send packets from `source`: one of its pods, or the node itself. (Without masquerading a node
 /// answers a pod that called its underlay address through the tunnel, from that address.)
 #[inline(always)]
-fn speaks_for(vtep: &Addr, source: Addr) -> bool {
-    source.same(vtep) || maps::subnet_of(source).is_some_and(|owner| owner.vtep.same(vtep))
+fn speaks_for(vtep: &Addr, peer: &Peer, source: &Addr) -> bool {
+    peer.subnet.contains(source) || source.same(vtep)
 }
 
 /// Whether the header is what RFC 7348 asks for: the I flag alone, reserved bits zero; with Group Based Policy also its

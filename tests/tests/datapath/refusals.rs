@@ -87,6 +87,11 @@ fn forgeries(testbed: &Testbed) -> Vec<Forgery> {
     add("unknown_peer", true, &|_, outer| {
         outer.ip.source = Ipv4Addr::new(8, 8, 8, 8);
     });
+    // A priority tag, which the kernel takes off: it must not hide the packet.
+    add("unknown_peer", true, &|_, outer| {
+        outer.ip.source = rogue;
+        outer.eth.vlan = Some(0);
+    });
     // The subnet of another peer, of the victim itself, of nobody; another peer's VTEP, and outside the overlay.
     for source in [
         [10, 244, 9, 2],
@@ -118,11 +123,28 @@ fn forgeries(testbed: &Testbed) -> Vec<Forgery> {
     add("inner_not_ip", false, &|inner, _| {
         inner.eth.ether_type = ETHERTYPE_ARP;
     });
+    all.extend([2, 3].map(|tags| priority_tags(testbed, tags)));
     all.push(fragments(testbed));
     for length in 42..84 {
         all.push(truncated(testbed, length));
     }
     all
+}
+
+/// A stranger's tunnel packet behind more than one tag of VLAN 0.
+fn priority_tags(testbed: &Testbed, tags: usize) -> Forgery {
+    let marker = format!("<{tags} priority tags>");
+    let (_, mut outer) = honest(testbed, &marker);
+    outer.ip.source = testbed.node(3).unwrap().address();
+    let mut frame = outer.bytes();
+    frame.splice(12..12, [0x81, 0, 0, 0].repeat(tags));
+    Forgery {
+        marker,
+        reason: "nested_priority_tag",
+        counted: 1,
+        kernel_delivers: true,
+        frames: vec![frame],
+    }
 }
 
 /// A tunnel packet in two outer fragments. The first is refused; the second never completes.

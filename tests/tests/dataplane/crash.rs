@@ -126,7 +126,7 @@ fn converge(dataplane: &mut Dataplane) {
         || observed.subnets != wanted.subnets
     {
         let (subnet, entry) = sandbox::subnet();
-        plan.push(DataplaneAction::AddPeer(sandbox::peer()));
+        plan.push(sandbox::set_peer());
         plan.push(DataplaneAction::SetSubnet { subnet, entry });
         plan.push(DataplaneAction::SetConfig(Box::new(sandbox::config())));
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use aya::maps::{Array, HashMap, MapData};
 use nix::mount::umount;
-use overlay_agent::dataplane::AttachChoice;
+use overlay_agent::dataplane::{AttachChoice, Dataplane, check_pin_directory};
 use overlay_common::config::Config;
 use overlay_core::action::DataplaneAction;
 use overlay_core::observed::ObservedDataplane;
@@ -99,8 +99,10 @@ fn a_full_map_is_explained() {
     sandbox::run(AttachChoice::Tcx, |sandbox| {
         let mut dataplane = sandbox.open_for(2);
         execute(&mut dataplane, &[DataplaneAction::Load]);
-        let peers = ["192.168.0.2", "192.168.0.3", "192.168.0.4"]
-            .map(|peer| DataplaneAction::AddPeer(peer.parse().unwrap()));
+        let peers = ["192.168.0.2", "192.168.0.3", "192.168.0.4"].map(|peer| DataplaneAction::SetPeer {
+            vtep: peer.parse().unwrap(),
+            subnet: sandbox::subnet().0,
+        });
         execute(&mut dataplane, &peers[..2]);
         let error = dataplane.execute(&peers[2]).unwrap_err();
         assert!(format!("{error:#}").contains("--max-peers"), "{error:#}");
@@ -123,5 +125,39 @@ fn without_a_bpf_file_system_the_mount_command_is_named() {
             assert!(format!("{error:#}").contains(&command), "{error:#}");
         }
         assert!(!sandbox.pin_dir.exists());
+    });
+}
+
+#[test]
+fn the_root_of_a_bpf_file_system_is_not_taken() {
+    sandbox::run(AttachChoice::Tcx, |sandbox| {
+        let root = sandbox.pin_dir.parent().unwrap();
+        let theirs = root.join("PEERS");
+        HashMap::<MapData, u32, u64>::create(8, 0)
+            .unwrap()
+            .pin(&theirs)
+            .unwrap();
+        let mut dataplane = Dataplane::open(root.to_owned(), AttachChoice::Tcx, MAX_PEERS).unwrap();
+        let link = tempfile::tempdir().unwrap();
+        let link = link.path().join("link");
+        std::os::unix::fs::symlink(root, &link).unwrap();
+        for error in [
+            check_pin_directory(root).unwrap_err(),
+            check_pin_directory(&link).unwrap_err(),
+            dataplane.check_file_system().unwrap_err(),
+            dataplane.execute(&DataplaneAction::Load).unwrap_err(),
+        ] {
+            let text = format!("{error:#}");
+            for part in ["a BPF file system is mounted", "--pin-dir", "/overlay"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
+        assert!(theirs.exists());
+        // Below it, whether it exists or not.
+        check_pin_directory(&sandbox.pin_dir).unwrap();
+        fs::create_dir(&sandbox.pin_dir).unwrap();
+        check_pin_directory(&sandbox.pin_dir).unwrap();
+        // Any other place is refused elsewhere, by the kind of its file system.
+        check_pin_directory(std::path::Path::new("/proc/self")).unwrap();
     });
 }

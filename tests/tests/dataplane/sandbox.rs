@@ -192,12 +192,19 @@ pub(crate) fn subnet() -> (IpNet, SubnetEntry) {
     )
 }
 
+pub(crate) fn set_peer() -> DataplaneAction {
+    DataplaneAction::SetPeer {
+        vtep: peer(),
+        subnet: subnet().0,
+    }
+}
+
 /// The actions that lead from nothing to [`expected`].
 pub(crate) fn everything() -> Vec<DataplaneAction> {
     let (subnet, entry) = subnet();
     vec![
         DataplaneAction::Load,
-        DataplaneAction::AddPeer(peer()),
+        set_peer(),
         DataplaneAction::SetSubnet { subnet, entry },
         DataplaneAction::SetConfig(Box::new(config())),
         attach(Hook::UnderlayIngress),
@@ -211,7 +218,7 @@ pub(crate) fn expected() -> ObservedDataplane {
         compatible: true,
         config: Some(config()),
         subnets: [subnet()].into(),
-        peers: [peer()].into(),
+        peers: [(peer(), subnet().0)].into(),
         attached: HOOKS
             .map(|hook| {
                 (

@@ -299,7 +299,7 @@ fn a_peer_that_the_kernel_refuses_delays_no_other() {
     })
     .unwrap();
     let parts = [
-        "failed: route replace 10.244.101.0/24",
+        "failed: route add 10.244.101.0/24",
         "other peers are not affected",
     ];
     let log = wait_said(&agents[0], 0, &parts);

@@ -15,6 +15,8 @@ mod crash;
 #[cfg(test)]
 mod environment;
 #[cfg(test)]
+mod exclusive;
+#[cfg(test)]
 mod foreign;
 #[cfg(test)]
 mod healing;
@@ -27,4 +29,10 @@ mod objects;
 #[cfg(test)]
 mod restart;
 #[cfg(test)]
+mod route_in_the_way;
+#[cfg(test)]
 mod takeover;
+#[cfg(test)]
+mod underlay;
+#[cfg(test)]
+mod unreadable;

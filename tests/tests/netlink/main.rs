@@ -16,6 +16,8 @@ mod events;
 #[cfg(test)]
 mod foreign;
 #[cfg(test)]
+mod in_the_way;
+#[cfg(test)]
 mod namespace;
 #[cfg(test)]
 mod scale;

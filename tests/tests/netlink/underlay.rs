@@ -1,8 +1,10 @@
 //! Which device and address the overlay uses.
 
-use overlay_agent::netlink::Netlink;
+use std::net::IpAddr;
 
-use crate::namespace::{LOCAL, in_empty_namespace, in_namespace, ip};
+use overlay_agent::netlink::{Netlink, Place};
+
+use crate::namespace::{DEVICE, LOCAL, in_empty_namespace, in_namespace, ip, set_up};
 
 async fn error(netlink: &Netlink, iface: Option<&str>) -> String {
     format!("{:#}", netlink.underlay(iface).await.expect_err("an error"))
@@ -143,5 +145,75 @@ fn the_smallest_mtu_among_the_routes_of_any_table() {
         ip("addr add 172.16.0.1/24 dev other0");
         ip("route add 10.4.0.0/16 via 172.16.0.2 mtu 1200");
         assert_eq!(netlink.smallest_route_mtu(ifindex).await.unwrap(), Some(1300));
+    });
+}
+
+async fn kept(netlink: &Netlink, iface: Option<&str>, place: Place) -> (String, String) {
+    let underlay = netlink.stable_underlay(iface, Some(place)).await;
+    let underlay = underlay.expect("an underlay");
+    (underlay.name, underlay.address.to_string())
+}
+
+#[test]
+fn what_is_in_use_is_kept_for_as_long_as_it_is_there() {
+    in_namespace(async |netlink| {
+        ip("route add default via 192.168.0.254 metric 100");
+        assert_eq!(netlink.place_of(DEVICE).await.unwrap(), None);
+        assert_eq!(netlink.place_of("e0").await.unwrap(), None, "not a VXLAN device");
+        let underlay = netlink.underlay(None).await.unwrap();
+        let place = Place {
+            ifindex: underlay.ifindex,
+            address: underlay.address,
+        };
+        set_up(&netlink).await;
+        assert_eq!(netlink.place_of(DEVICE).await.unwrap(), Some(place));
+
+        ip("address add 172.16.0.1/24 dev e1");
+        ip("route add default via 172.16.0.254");
+        ip("address change 192.168.0.1/24 dev e0 valid_lft 1000 preferred_lft 1000");
+        ip("address add 172.17.0.1/24 dev e0");
+        ip("link set e0 mtu 1400");
+        assert_eq!(chosen(&netlink, None).await, pair("e1", "172.16.0.1"));
+        assert_eq!(chosen(&netlink, Some("e0")).await, pair("e0", "172.17.0.1"));
+        assert_eq!(kept(&netlink, None, place).await, pair("e0", "192.168.0.1"));
+        assert_eq!(kept(&netlink, Some("e0"), place).await, pair("e0", "192.168.0.1"));
+        let mtu = netlink.stable_underlay(None, Some(place)).await.unwrap().mtu;
+        assert_eq!(mtu, 1400, "always what the device has now");
+        // The operator's word counts more.
+        assert_eq!(kept(&netlink, Some("e1"), place).await, pair("e1", "172.16.0.1"));
+
+        ip("address delete 192.168.0.1/24 dev e0");
+        assert_eq!(kept(&netlink, None, place).await, pair("e1", "172.16.0.1"));
+        assert_eq!(kept(&netlink, Some("e0"), place).await, pair("e0", "172.17.0.1"));
+        // The address moves to the device of the default route, as to a bridge.
+        ip("address add 192.168.0.1/24 dev e1");
+        assert_eq!(kept(&netlink, None, place).await, pair("e1", "192.168.0.1"));
+        let gone = Place {
+            ifindex: 4_000,
+            address: IpAddr::from(LOCAL),
+        };
+        assert_eq!(kept(&netlink, None, gone).await, pair("e1", "192.168.0.1"));
+    });
+}
+
+#[test]
+fn a_tunnel_has_no_ethernet_headers() {
+    in_namespace(async |netlink| {
+        ip("tuntap add tun9 mode tun");
+        ip("tuntap add tap9 mode tap");
+        for (name, address, ethernet) in [
+            ("tun9", "172.30.0.1", false),
+            ("tap9", "172.31.0.1", true),
+            ("e1", "172.16.0.1", true),
+        ] {
+            ip(&format!("address add {address}/24 dev {name}"));
+            let underlay = netlink.underlay(Some(name)).await.unwrap();
+            assert_eq!(
+                netlink.is_ethernet(underlay.ifindex).await.unwrap(),
+                ethernet,
+                "{name}"
+            );
+        }
+        netlink.is_ethernet(4_000).await.unwrap_err();
     });
 }

@@ -15,7 +15,7 @@ use overlay_agent::dataplane::{OBJECT, kernel_fib_flags};
 use overlay_common::addr::{Addr, MaskedPrefix, V4_MAPPED_BITS};
 use overlay_common::config::{ABI_VERSION, Config, FLAG_ENFORCE_PEERS, LOG_OFF};
 use overlay_common::maps::{
-    CONFIG, COUNTERS, Counter, PEERS, PeerStats, SUBNETS, SubnetEntry, UNDERLAY_INGRESS, VTEP_EGRESS,
+    self, CONFIG, COUNTERS, Counter, PEERS, PeerStats, SUBNETS, SubnetEntry, UNDERLAY_INGRESS, VTEP_EGRESS,
 };
 use overlay_common::reason::Reason;
 
@@ -221,14 +221,15 @@ impl Bed {
 
     pub(crate) fn add_peer(&mut self, peer: &Peer) {
         let cpus = aya::util::nr_cpus().expect("number of CPUs");
-        let mut peers: PerCpuHashMap<_, Addr, PeerStats> = self
+        let mut peers: PerCpuHashMap<_, Addr, maps::Peer> = self
             .ebpf
             .map_mut(PEERS)
             .expect(PEERS)
             .try_into()
             .expect("a per-CPU hash");
-        let zero = aya::maps::PerCpuValues::try_from(vec![PeerStats::default(); cpus]).expect("one per CPU");
-        peers.insert(addr(peer.vtep), zero, 0).expect("write PEERS");
+        let known = maps::Peer::new(MaskedPrefix::new(addr(peer.subnet), V4_MAPPED_BITS + 24));
+        let copies = aya::maps::PerCpuValues::try_from(vec![known; cpus]).expect("one per CPU");
+        peers.insert(addr(peer.vtep), copies, 0).expect("write PEERS");
         self.add_subnet(peer.subnet, 24, peer);
     }
 
@@ -321,7 +322,7 @@ impl Bed {
     }
 
     fn peers(&self) -> BTreeMap<IpAddr, PeerStats> {
-        let map: PerCpuHashMap<_, Addr, PeerStats> = self
+        let map: PerCpuHashMap<_, Addr, maps::Peer> = self
             .ebpf
             .map(PEERS)
             .expect(PEERS)
@@ -332,7 +333,10 @@ impl Bed {
                 let (vtep, values) = entry.expect("read PEERS");
                 (
                     vtep.into(),
-                    values.iter().copied().fold(PeerStats::default(), PeerStats::plus),
+                    values
+                        .iter()
+                        .map(|peer| peer.stats)
+                        .fold(PeerStats::ZERO, PeerStats::plus),
                 )
             })
             .collect()

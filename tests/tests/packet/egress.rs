@@ -134,7 +134,11 @@ fn a_next_hop_that_is_due_for_confirmation() {
 fn the_longest_prefix_wins() {
     with_bed(|bed| {
         bed.add_subnet(NEAR.pod(0), 28, &FAR);
-        let inner = to_pod_of(&NEAR).bytes();
+        let to_owner = Frame {
+            eth: to_pod_of(&FAR).eth,
+            ..to_pod_of(&NEAR)
+        };
+        let inner = to_owner.bytes();
         let sent = bed.egress(&inner, Context::default());
         assert_eq!(
             sent.peers,

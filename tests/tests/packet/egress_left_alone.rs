@@ -2,9 +2,9 @@
 
 use overlay_common::config::{ABI_VERSION, Config, FIB_LOOKUP_MARK, FLAG_GBP};
 use overlay_common::reason::Reason;
-use overlay_testbed::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, Frame, Ipv4, Layer4};
+use overlay_testbed::packet::{ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, Frame, Ipv4, Layer4, Mac};
 
-use crate::bed::{Bed, Context, LOST, NARROW, NEAR, UNDERLAY, ip, local_pod, with_bed};
+use crate::bed::{Bed, Context, FAR, LOST, NARROW, NEAR, UNDERLAY, ip, local_pod, with_bed};
 use crate::frames::{ETH, left_to_kernel, ping_to_pod_of, tcp_to_pod_of, to_pod_of};
 
 fn assert_left(bed: &mut Bed, frame: &[u8], context: Context, reason: Reason) {
@@ -191,6 +191,21 @@ fn the_kernel_knows_no_way() {
             Context::default(),
             Reason::NoRoute,
         );
+    });
+}
+
+#[test]
+fn the_stack_sends_the_frame_to_another_device() {
+    with_bed(|bed| {
+        let frame = to_pod_of(&NEAR);
+        for destination in [FAR.mac, [0xff; 6], [0x01, 0, 0x5e, 0, 0, 1]] {
+            let eth = Ethernet {
+                destination: Mac(destination),
+                ..frame.eth.clone()
+            };
+            let bytes = Frame { eth, ..frame.clone() }.bytes();
+            assert_left(bed, &bytes, Context::default(), Reason::OtherNextHop);
+        }
     });
 }
 

@@ -30,10 +30,10 @@ fn a_peer_without_a_forwarding_entry_gets_nothing_that_relies_on_it() {
         })
     };
     assert!(failures.blocks(&neighbour(MAC)));
-    assert!(failures.blocks(&DataplaneAction::AddPeer(vtep(2)).into()));
+    assert!(failures.blocks(&peer(2).into()));
     assert!(failures.blocks(&subnet(MAC, 2)));
     assert!(!failures.blocks(&neighbour(OTHER)));
-    assert!(!failures.blocks(&DataplaneAction::AddPeer(vtep(3)).into()));
+    assert!(!failures.blocks(&peer(3).into()));
     assert!(!failures.blocks(&subnet(OTHER, 3)));
 }
 
@@ -50,10 +50,17 @@ fn without_a_device_only_the_fast_path_shrinks() {
         gateway: IpAddr::from([10, 244, 2, 0]),
     };
     let up = KernelAction::SetDeviceUp;
-    for action in [up.into(), route.into(), DataplaneAction::AddPeer(vtep(2)).into()] {
+    for action in [up.into(), route.into(), peer(2).into()] {
         assert!(failures.blocks(&action), "{action}");
     }
     assert!(!failures.blocks(&DataplaneAction::RemoveSubnet("10.244.2.0/24".parse().unwrap()).into()));
     assert!(!failures.blocks(&DataplaneAction::RemovePeer(vtep(2)).into()));
     assert!(!failures.blocks(&DataplaneAction::Load.into()));
+}
+
+fn peer(last: u8) -> DataplaneAction {
+    DataplaneAction::SetPeer {
+        vtep: vtep(last),
+        subnet: "10.244.2.0/24".parse().unwrap(),
+    }
 }
