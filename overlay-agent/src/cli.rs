@@ -2,6 +2,7 @@
 
 mod args;
 mod cleanup;
+mod duration;
 mod plan;
 mod run;
 mod settings;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 
-pub use self::args::{Attach, Cli, Command, DataplaneArg, EbpfLog, NodeArgs};
+pub use self::args::{Attach, Cli, Command, DataplaneArg, EbpfLog, NodeArgs, Switch};
 use crate::logging;
 
 /// Exit status of `plan --detailed-exitcode` when something would change.

@@ -14,6 +14,7 @@
 //!   is seen by [`Dataplane::observe`] as not current, and the next [`DataplaneAction::Attach`] tidies it up.
 
 mod attach;
+mod burst;
 mod clsact;
 mod kernel;
 mod logs;
@@ -21,34 +22,53 @@ mod maps;
 mod object;
 mod pins;
 mod place;
+mod pod_devices;
 mod tc_dump;
 mod tcx;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use overlay_common::maps::{Counter, PeerStats};
+use overlay_common::config::Config;
+use overlay_common::flow::DEFAULT_MAX_FLOWS;
+use overlay_common::maps::{Counter, DEFAULT_MAX_PEERS, PeerStats};
 use overlay_common::reason::Reason;
-use overlay_core::action::{DataplaneAction, Hook};
+use overlay_core::action::{DataplaneAction, Hook, Program};
 use overlay_core::observed::{Attachment, ObservedDataplane};
 
 pub use self::kernel::kernel_fib_flags;
-use self::maps::State;
+pub use self::maps::FlowCounts;
+use self::maps::{State, StatsSlots};
 pub use self::object::{OBJECT, OBJECT_HASH};
 use self::pins::Pins;
 pub use self::place::Mechanism;
+pub use self::pod_devices::{FastPath, Found, PodDevices};
 
-/// Both hooks, in the order in which they are detached: encapsulation first, so that traffic falls back to the kernel
-/// before the check of received packets goes.
-const HOOKS: [Hook; 2] = [Hook::VtepEgress, Hook::UnderlayIngress];
+/// How much the maps hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capacity {
+    /// Peers: `SUBNETS`, `PEERS` and `PEER_STATS`.
+    pub peers: u32,
+    /// Flows of the fast path: `EGRESS_FLOWS` and `INGRESS_FLOWS`, each.
+    pub flows: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            peers: DEFAULT_MAX_PEERS,
+            flows: DEFAULT_MAX_FLOWS,
+        }
+    }
+}
 
 /// How the operator wants programs to be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum AttachChoice {
-    /// TCX where the kernel has it, clsact otherwise.
+    /// TCX where the kernel has it, clsact otherwise; filters on clsact for the devices of pods ([`PodDevices`]).
     #[default]
     Auto,
     /// TCX links (Linux 6.6).
@@ -71,19 +91,20 @@ pub fn check_pin_directory(pin_dir: &Path) -> Result<()> {
 pub struct Dataplane {
     pins: Pins,
     mechanism: Mechanism,
-    max_peers: u32,
+    capacity: Capacity,
+    /// Kept from one [`DataplaneAction::SetPeer`] to the next.
+    stats_slots: Option<StatsSlots>,
 }
 
 impl Dataplane {
     /// Access to the dataplane below `pin_dir`, which need not exist. Creates nothing.
     ///
-    /// `max_peers` is the capacity of the `SUBNETS` and `PEERS` maps; a pinned dataplane of another capacity is not
-    /// compatible.
+    /// A pinned dataplane of another `capacity` is not compatible.
     ///
     /// # Errors
     ///
     /// When the kernel cannot attach in the way that `attach` asks for, or the process may not use BPF.
-    pub fn open(pin_dir: PathBuf, attach: AttachChoice, max_peers: u32) -> Result<Self> {
+    pub fn open(pin_dir: PathBuf, attach: AttachChoice, capacity: Capacity) -> Result<Self> {
         let mechanism = match attach {
             AttachChoice::Clsact => Mechanism::Clsact,
             AttachChoice::Auto if tcx::supported()? => Mechanism::Tcx,
@@ -96,7 +117,8 @@ impl Dataplane {
         Ok(Self {
             pins: Pins::new(pin_dir),
             mechanism,
-            max_peers,
+            capacity,
+            stats_slots: None,
         })
     }
 
@@ -129,10 +151,12 @@ impl Dataplane {
             }
             State::Compatible => Ok(Some(ObservedDataplane {
                 compatible: true,
-                config: maps::config(&self.pins)?,
+                // The epoch is no part of what is asked for: it counts.
+                config: maps::config(&self.pins)?.map(|config| Config { epoch: 0, ..config }),
                 subnets: maps::subnets(&self.pins)?,
                 peers: maps::peers(&self.pins)?,
                 attached: self.attachments()?,
+                missing: self.missing_programs(),
             })),
         }
     }
@@ -143,12 +167,24 @@ impl Dataplane {
     ///
     /// When the kernel refuses. What was done before the error stays; the action can be repeated.
     pub fn execute(&mut self, action: &DataplaneAction) -> Result<()> {
+        if !matches!(action, DataplaneAction::SetPeer { .. }) {
+            self.stats_slots = None;
+        }
+        // Not while a pod's device is being attached to or detached from.
+        let _alone = pins::exclusive();
         match action {
             DataplaneAction::Load => self.load(),
             DataplaneAction::Remove => self.remove(),
             DataplaneAction::Attach { hook, device } => self.attach(*hook, device),
+            DataplaneAction::ForgetFlows => maps::forget_flows(&self.pins),
             DataplaneAction::SetConfig(config) => maps::set_config(&self.pins, config),
-            DataplaneAction::SetPeer { vtep, subnet } => maps::set_peer(&self.pins, *vtep, *subnet),
+            DataplaneAction::SetPeer { vtep, subnet } => {
+                let set = maps::set_peer(&self.pins, &mut self.stats_slots, *vtep, *subnet);
+                if set.is_err() {
+                    self.stats_slots = None;
+                }
+                set
+            }
             DataplaneAction::RemovePeer(address) => maps::remove_peer(&self.pins, *address),
             DataplaneAction::SetSubnet { subnet, entry } => maps::set_subnet(&self.pins, *subnet, *entry),
             DataplaneAction::RemoveSubnet(subnet) => maps::remove_subnet(&self.pins, *subnet),
@@ -173,6 +209,15 @@ impl Dataplane {
         maps::peer_stats(&self.pins)
     }
 
+    /// How many flows the fast path knows.
+    ///
+    /// # Errors
+    ///
+    /// When no dataplane of this version is pinned, or a map cannot be read.
+    pub fn flow_counts(&self) -> Result<FlowCounts> {
+        maps::flow_counts(&self.pins)
+    }
+
     /// Hands what the programs log to the `log` crate, forever. Spawn it once: it finds the programs by their pins,
     /// whoever loaded them, waits while there are none, and follows when they are replaced.
     pub fn logs(&self) -> impl Future<Output = Infallible> + Send + use<> {
@@ -180,17 +225,24 @@ impl Dataplane {
     }
 
     fn state(&self) -> Result<State> {
-        maps::state(&self.pins, self.max_peers)
+        maps::state(&self.pins, self.capacity)
     }
 
     fn attachments(&self) -> Result<BTreeMap<Hook, Attachment>> {
         let mut attachments = BTreeMap::new();
-        for hook in HOOKS {
+        for hook in Hook::ALL {
             if let Some(attachment) = attach::observe(&self.pins, hook, self.mechanism)? {
                 attachments.insert(hook, attachment);
             }
         }
         Ok(attachments)
+    }
+
+    fn missing_programs(&self) -> BTreeSet<Program> {
+        Program::ALL
+            .into_iter()
+            .filter(|program| !self.pins.program(*program).exists())
+            .collect()
     }
 
     fn load(&self) -> Result<()> {
@@ -204,12 +256,12 @@ impl Dataplane {
             self.detach_and_unpin()?;
         }
         self.pins.create_directories()?;
-        object::load_and_pin(&self.pins, self.max_peers)?;
-        for hook in HOOKS {
+        object::load_and_pin(&self.pins, self.capacity)?;
+        for hook in Hook::ALL {
             attach::switch(&self.pins, hook)?;
             self.pins.unpin_old_programs(hook)?;
         }
-        Ok(())
+        pod_devices::switch(&self.pins)
     }
 
     fn attach(&self, hook: Hook, device: &str) -> Result<()> {
@@ -218,7 +270,7 @@ impl Dataplane {
             self.load()?;
         }
         attach::attach(&self.pins, hook, device, self.mechanism)
-            .with_context(|| format!("cannot attach {} to {device}", hook.program()))
+            .with_context(|| format!("cannot attach {} to {device}", hook.program().name()))
     }
 
     fn remove(&self) -> Result<()> {
@@ -232,7 +284,8 @@ impl Dataplane {
 
     /// In the order that the module documentation promises.
     fn detach_and_unpin(&self) -> Result<()> {
-        for hook in HOOKS {
+        pod_devices::detach_all(&self.pins)?;
+        for hook in Hook::ALL {
             attach::detach(&self.pins, hook)?;
         }
         self.pins.unpin_programs()?;

@@ -32,6 +32,22 @@ pub fn default_ttl() -> Result<u8> {
     sysctl("ip_default_ttl", |text| text.trim().parse().ok())
 }
 
+/// How many CPUs the kernel may ever use.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub fn possible_cpus() -> Result<u32> {
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("cannot read {path}: {error}"))?;
+    Ok(u32::try_from(cpus)?)
+}
+
+/// Whether it is a real-time kernel: only these have the file.
+#[must_use]
+pub fn realtime() -> bool {
+    fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1")
+}
+
 fn sysctl<T>(name: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T> {
     let path = format!("{SYSCTLS}/{name}");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -45,5 +61,6 @@ mod tests {
         let (low, high) = super::local_port_range().unwrap();
         assert!(low <= high && low > 0, "{low} {high}");
         assert!(super::default_ttl().unwrap() > 0);
+        assert!(super::possible_cpus().unwrap() > 0);
     }
 }

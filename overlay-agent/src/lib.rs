@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod conntrack;
 pub mod control;
 pub mod dataplane;
 pub mod facts;
@@ -16,6 +17,8 @@ pub mod lock;
 pub mod logging;
 pub mod netlink;
 pub mod node;
+pub mod pods;
+mod rtnl;
 pub mod source;
 pub mod status;
 mod text;

@@ -1,21 +1,25 @@
 //! The real node: route netlink for the kernel side, BPF for the eBPF side.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use overlay_common::maps;
-use overlay_core::action::Action;
+use overlay_core::action::{Action, DataplaneAction};
 use overlay_core::model::{self, NodeFacts, Settings, Underlay};
 use overlay_core::net_conf::device_name;
 use overlay_core::observed::{Observed, ObservedDataplane};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
+use crate::conntrack;
 use crate::control::kernel::Kernel;
 use crate::control::messages::Messages;
-use crate::dataplane::{AttachChoice, Dataplane, Mechanism, kernel_fib_flags};
+use crate::dataplane::{AttachChoice, Capacity, Dataplane, Mechanism, kernel_fib_flags};
 use crate::facts;
 use crate::netlink::{Netlink, Place};
+use crate::pods;
 
 /// What decides how a node's kernel is reached.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ pub struct Options {
     /// How programs are attached.
     pub attach: AttachChoice,
     /// Capacity of the maps.
-    pub max_peers: u32,
+    pub capacity: Capacity,
 }
 
 /// A connection to this node's kernel.
@@ -49,6 +53,8 @@ pub struct Node {
     unreadable: Messages,
     /// Name of the underlay device, for the task that waits for changes.
     underlay: watch::Sender<Option<String>>,
+    /// Wakes the loop that looks after pods, once there is one.
+    pods: Option<Arc<Notify>>,
 }
 
 impl Options {
@@ -63,7 +69,10 @@ impl Options {
             dataplane: settings.dataplane,
             pin_dir,
             attach: AttachChoice::default(),
-            max_peers: maps::DEFAULT_MAX_PEERS,
+            capacity: Capacity {
+                peers: settings.max_peers,
+                flows: settings.flows.max,
+            },
         }
     }
 }
@@ -86,6 +95,7 @@ impl Node {
             place: None,
             unreadable: Messages::default(),
             underlay,
+            pods: None,
         };
         if let Err(error) = node.ebpf() {
             // A demand that cannot be met is an error; otherwise the kernel's device does it alone, and each step that
@@ -143,15 +153,42 @@ impl Node {
         }
     }
 
+    /// Starts to find the devices of pods and to look after them, at least every `resync`.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be had.
+    pub fn look_after_pods(&mut self, resync: Duration) -> Result<()> {
+        if self.options.dataplane == model::Dataplane::Ebpf {
+            self.pods = Some(pods::start(pods::Options {
+                pin_dir: self.options.pin_dir.clone(),
+                attach: self.options.attach,
+                resync,
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Says that an action was carried out, to those whom it concerns.
+    fn announce(&self, action: &DataplaneAction) {
+        let concerns_pods = matches!(
+            action,
+            DataplaneAction::Load | DataplaneAction::Remove | DataplaneAction::SetConfig(_)
+        );
+        if let Some(pods) = self.pods.as_ref().filter(|_| concerns_pods) {
+            pods.notify_one();
+        }
+    }
+
     /// The eBPF side; tried again each time as long as it cannot be had.
     fn ebpf(&mut self) -> Result<&mut Dataplane> {
         let Options {
             pin_dir,
             attach,
-            max_peers,
+            capacity,
             ..
         } = &self.options;
-        let open = || Dataplane::open(pin_dir.clone(), *attach, *max_peers).context("cannot use eBPF");
+        let open = || Dataplane::open(pin_dir.clone(), *attach, *capacity).context("cannot use eBPF");
         match &mut self.dataplane {
             Some(dataplane) => Ok(dataplane),
             none => Ok(none.insert(open()?)),
@@ -264,6 +301,9 @@ impl Kernel for Node {
             default_ttl: facts::default_ttl()?,
             fib_flags: self.fib_flags,
             port_shared: self.port_is_shared().await?,
+            possible_cpus: facts::possible_cpus()?,
+            realtime: facts::realtime(),
+            conntrack: conntrack::read()?,
         })
     }
 
@@ -283,6 +323,12 @@ impl Kernel for Node {
                     results.extend(self.netlink.execute_all(&self.options.device, &run).await);
                     run.clear();
                     results.push(self.ebpf().and_then(|ebpf| ebpf.execute(action)));
+                    self.announce(action);
+                }
+                Action::SetConntrack(parameter) => {
+                    results.extend(self.netlink.execute_all(&self.options.device, &run).await);
+                    run.clear();
+                    results.push(conntrack::set(*parameter));
                 }
             }
         }

@@ -5,12 +5,14 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use overlay_common::config::{FLAG_ENFORCE_PEERS, FLAG_FASTPATH};
 use overlay_common::maps::{Counter, PeerStats};
 use overlay_common::reason::{Direction, Reason, Verdict};
 use overlay_core::model::MacAddr;
 use overlay_core::observed::ObservedDataplane;
 use serde_json::{Value, json};
 
+use crate::dataplane::FlowCounts;
 use crate::text::{bytes, count};
 
 /// Everything that `status` prints.
@@ -22,6 +24,8 @@ pub struct Status {
     pub stats: BTreeMap<IpAddr, PeerStats>,
     /// Every counter.
     pub counters: Vec<(Reason, Counter)>,
+    /// What the fast path knows.
+    pub flows: FlowCounts,
 }
 
 /// A peer as `status` shows it.
@@ -69,8 +73,11 @@ impl Status {
             }
         }
         for (direction, title) in [
-            (Direction::Egress, "To the overlay (vtep_egress)"),
-            (Direction::Ingress, "From the underlay (underlay_ingress)"),
+            (Direction::Egress, "To the overlay (pod_ingress, vtep_egress)"),
+            (
+                Direction::Ingress,
+                "From the underlay (underlay_ingress, vtep_ingress, pod_egress)",
+            ),
         ] {
             self.counters(&mut out, direction, title, all)?;
         }
@@ -94,7 +101,7 @@ impl Status {
                     config.vtep,
                     u16::from_be_bytes(config.port)
                 )?;
-                let enforced = config.has(overlay_common::config::FLAG_ENFORCE_PEERS);
+                let enforced = config.has(FLAG_ENFORCE_PEERS);
                 writeln!(
                     out,
                     "Peer check: {}",
@@ -103,6 +110,18 @@ impl Status {
                     } else {
                         "counting only, until the first complete list of leases"
                     }
+                )?;
+                let FlowCounts {
+                    epoch,
+                    egress,
+                    ingress,
+                    endpoints,
+                } = self.flows;
+                writeln!(
+                    out,
+                    "Fast path: {}, {}, entries to the overlay {egress}, from it {ingress}, epoch {epoch}",
+                    if config.has(FLAG_FASTPATH) { "on" } else { "off" },
+                    count(endpoints, "pod device"),
                 )?;
             }
             None => writeln!(
@@ -126,12 +145,12 @@ impl Status {
                 0 => writeln!(
                     out,
                     "{} was attached to a device that is gone{version}",
-                    hook.program()
+                    hook.program().name()
                 )?,
                 ifindex => writeln!(
                     out,
                     "{} is attached to interface {ifindex}{version}",
-                    hook.program()
+                    hook.program().name()
                 )?,
             }
         }
@@ -150,6 +169,7 @@ impl Status {
                 Verdict::Redirect => "sent",
                 Verdict::Pass => "passed on",
                 Verdict::Drop => "dropped",
+                Verdict::Absorb => "absorbed",
             };
             writeln!(
                 out,
@@ -222,8 +242,15 @@ impl Status {
                 "vni": u32::from_be_bytes([0, a, b, c]),
                 "vtep": config.vtep.to_string(),
                 "port": u16::from_be_bytes(config.port),
-                "enforcePeers": config.has(overlay_common::config::FLAG_ENFORCE_PEERS),
+                "enforcePeers": config.has(FLAG_ENFORCE_PEERS),
+                "fastPath": config.has(FLAG_FASTPATH),
             })
+        });
+        let flows = json!({
+            "epoch": self.flows.epoch,
+            "egress": self.flows.egress,
+            "ingress": self.flows.ingress,
+            "endpoints": self.flows.endpoints,
         });
         let attached: serde_json::Map<_, _> = self
             .dataplane
@@ -231,17 +258,18 @@ impl Status {
             .iter()
             .map(|(hook, at)| {
                 (
-                    hook.program().to_owned(),
+                    hook.program().name().to_owned(),
                     json!({ "ifindex": at.ifindex, "current": at.current }),
                 )
             })
             .collect();
-        json!({ "config": config, "attached": attached, "peers": peers, "counters": counters })
+        json!({ "config": config, "attached": attached, "flows": flows, "peers": peers, "counters": counters })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use overlay_common::config::{ABI_VERSION, Config};
     use overlay_common::maps::SubnetEntry;
 
     use super::*;
@@ -268,6 +296,11 @@ mod tests {
                     SubnetEntry::new(vtep.into(), [2, 0, 0, 0, 0, 2]),
                 )]
                 .into(),
+                config: Some(Config {
+                    abi: ABI_VERSION,
+                    flags: FLAG_FASTPATH,
+                    ..Config::UNCONFIGURED
+                }),
                 peers: [(vtep, "10.244.2.0/24".parse().unwrap())].into(),
                 ..ObservedDataplane::default()
             },
@@ -282,6 +315,12 @@ mod tests {
             )]
             .into(),
             counters,
+            flows: FlowCounts {
+                epoch: 7,
+                egress: 21,
+                ingress: 20,
+                endpoints: 3,
+            },
         }
     }
 
@@ -294,6 +333,7 @@ mod tests {
             "10.244.2.0/24",
             "02:00:00:00:00:02",
             "2.0 KiB",
+            "Fast path: on, 3 pod devices, entries to the overlay 21, from it 20, epoch 7\n",
         ] {
             assert!(text.contains(part), "{part} is missing:\n{text}");
         }
@@ -313,5 +353,9 @@ mod tests {
         assert_eq!(json["counters"]["spoofed_source"]["packets"], 3);
         assert_eq!(json["peers"][0]["subnets"][0]["vtepMAC"], "02:00:00:00:00:02");
         assert_eq!(json["peers"][0]["txBytes"], 2048);
+        assert_eq!(
+            (&json["flows"]["egress"], &json["config"]["fastPath"]),
+            (&json!(21), &json!(true))
+        );
     }
 }

@@ -9,8 +9,10 @@ const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 pub const V4_MAPPED_BITS: u32 = 96;
 
 /// An IPv4 or IPv6 address, 16 bytes in network byte order; IPv4 is stored IPv4-mapped (`::ffff:a.b.c.d`).
+///
+/// Aligned to 8 bytes, so that the BPF target handles it as two words and not as 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Addr {
     octets: [u8; 16],
 }
@@ -61,12 +63,8 @@ impl Addr {
 
     /// The address as two 64-bit words in memory order, for comparing and masking without a loop.
     #[inline(always)]
-    const fn words(&self) -> [u64; 2] {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.octets;
-        [
-            u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-            u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
-        ]
+    pub(crate) const fn words(&self) -> [u64; 2] {
+        bytemuck::must_cast(*self)
     }
 
     /// Equality by two word compares (a derived `==` on an array becomes a `memcmp` call on the BPF target).

@@ -7,7 +7,7 @@ use crate::addr::{Addr, MaskedPrefix};
 /// Version of every layout in this crate. Bumped whenever a map's key, value or meaning changes.
 ///
 /// 0 in [`Config::abi`] means "not configured": the programs then pass every packet untouched.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// [`Config::flags`]: refuse tunnel packets that fail the peer check. Unset until the first complete list of leases
 /// has been programmed: until then the check counts but lets the packet pass (fails open).
@@ -20,6 +20,9 @@ pub const FLAG_PORT_SHARED: u32 = 1 << 1;
 /// [`Config::flags`]: the device carries Group Based Policy marks. Packets with a mark are left to the kernel device,
 /// and the GBP bit and policy fields of received packets are accepted.
 pub const FLAG_GBP: u32 = 1 << 2;
+
+/// [`Config::flags`]: established flows may take the fast path.
+pub const FLAG_FASTPATH: u32 = 1 << 3;
 
 /// [`Config::fib_flags`]: `BPF_FIB_LOOKUP_OUTPUT`, on every kernel that has the helper.
 pub const FIB_LOOKUP_OUTPUT: u32 = 1 << 1;
@@ -65,8 +68,9 @@ pub struct Config {
     pub reserved2: u8,
     /// MAC address of this node's VTEP device.
     pub vtep_mac: [u8; 6],
-    /// Longest outer IP packet in bytes that the programs send; the kernel device takes longer ones. The underlay's MTU,
-    /// or the smallest MTU of a route out of it: `bpf_fib_lookup` heeds a route's MTU only where it is locked.
+    /// Longest outer IP packet in bytes that the programs send; the stack takes longer ones. The smallest of the underlay's
+    /// MTU, the MTU of any route out of it (`bpf_fib_lookup` heeds a route's MTU only where it is locked), and the VTEP
+    /// device's MTU with the headers.
     pub max_segment: u16,
     /// Underlay address of this node's VTEP.
     pub vtep: Addr,
@@ -74,9 +78,22 @@ pub struct Config {
     pub subnet_v4: MaskedPrefix,
     /// This node's pod subnet, IPv6; [`MaskedPrefix::NONE`] when it has none.
     pub subnet_v6: MaskedPrefix,
+    /// Flow entries of another epoch are not used. Raised whenever something changes that they rely on: it empties the
+    /// fast path at once, without walking a map. Wraps around.
+    pub epoch: u32,
+    /// The bits of `skb->mark` that packets carry the number of their `PENDING` slot in, adjacent to each other; the
+    /// other bits are never touched.
+    pub mark_mask: u32,
+    /// Position of the lowest bit of `mark_mask`.
+    pub mark_shift: u32,
+    /// How many `PENDING` slots each CPU has. Their number plus one fits `mark_mask`, for all CPUs together.
+    pub slots_per_cpu: u32,
+    /// How often a flow entry is proved anew, in nanoseconds; it is dead after
+    /// [`crate::flow::HARD_LIMIT_INTERVALS`] of these.
+    pub revalidate: u64,
 }
 
-const _: () = assert!(size_of::<Config>() == 120);
+const _: () = assert!(size_of::<Config>() == 144);
 
 impl Config {
     /// Passes every packet untouched: what the map holds before an agent has configured it.
@@ -98,6 +115,11 @@ impl Config {
         vtep: Addr::UNSPECIFIED,
         subnet_v4: MaskedPrefix::NONE,
         subnet_v6: MaskedPrefix::NONE,
+        epoch: 0,
+        mark_mask: 0,
+        mark_shift: 0,
+        slots_per_cpu: 0,
+        revalidate: 0,
     };
 
     /// Whether all of `flags` are set.

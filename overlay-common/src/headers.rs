@@ -5,6 +5,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::checksum;
+
 /// Length of an Ethernet header in bytes.
 pub const ETH_LEN: u32 = 14;
 /// Length of an IPv4 header without options, in bytes.
@@ -26,6 +28,24 @@ pub const VLAN_ID_MASK: u16 = 0x0fff;
 pub const IPPROTO_TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const IPPROTO_UDP: u8 = 17;
+
+/// Version 4, no options: the first byte of an IPv4 header.
+pub const IPV4_PLAIN: u8 = 0x45;
+
+/// Offset of the data offset and flags in a TCP header (RFC 9293 §3.1).
+pub const TCP_FLAGS_OFFSET: u32 = 12;
+/// Least length of a TCP header in 32-bit words.
+pub const TCP_MIN_WORDS: u8 = 5;
+/// TCP flags that begin or end a connection: FIN, SYN, RST.
+pub const TCP_CONTROL: u8 = 0b0000_0111;
+/// TCP flag: SYN.
+pub const TCP_SYN: u8 = 0b0000_0010;
+/// TCP flag: ACK. Every segment of an established connection has it.
+pub const TCP_ACK: u8 = 0b0001_0000;
+/// Offset of the checksum in a TCP header.
+pub const TCP_CHECKSUM_OFFSET: u32 = 16;
+/// Offset of the checksum in a UDP header.
+pub const UDP_CHECKSUM_OFFSET: u32 = 6;
 
 /// The first word of a VXLAN header whose VNI is valid and that has no extension (RFC 7348 §5).
 pub const VXLAN_FLAGS: [u8; 4] = [0x08, 0, 0, 0];
@@ -122,6 +142,52 @@ pub struct EncapV4 {
     pub inner_eth: EthHeader,
 }
 
+/// A frame with an IPv4 packet without options and the first 8 bytes of its transport header: ports, and the sequence
+/// number of TCP or length and checksum of UDP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct FlowV4 {
+    /// Ethernet header.
+    pub eth: EthHeader,
+    /// IPv4 header.
+    pub ip: Ipv4Header,
+    /// Source port.
+    pub src_port: [u8; 2],
+    /// Destination port.
+    pub dst_port: [u8; 2],
+    /// TCP: sequence number. UDP: length and checksum.
+    pub rest: [u8; 4],
+}
+
+/// What the fast path writes before the transport header's ports, and the ports: addresses, TTL and ports change with
+/// NAT and forwarding.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct FrameV4 {
+    /// Ethernet header.
+    pub eth: EthHeader,
+    /// IPv4 header.
+    pub ip: Ipv4Header,
+    /// Source port.
+    pub src_port: [u8; 2],
+    /// Destination port.
+    pub dst_port: [u8; 2],
+}
+
+/// [`EncapV4`] and the start of the inner packet, in one store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(2))]
+pub struct EncapFrameV4 {
+    /// The outer headers.
+    pub outer: EncapV4,
+    /// Inner IPv4 header.
+    pub ip: Ipv4Header,
+    /// Inner source port.
+    pub src_port: [u8; 2],
+    /// Inner destination port.
+    pub dst_port: [u8; 2],
+}
+
 /// What a tunnel packet looks like after its outer IPv4 header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 #[repr(C, align(2))]
@@ -142,6 +208,9 @@ const _: () = assert!(size_of::<UdpHeader>() == UDP_LEN as usize);
 const _: () = assert!(size_of::<VxlanHeader>() == VXLAN_LEN as usize);
 const _: () = assert!(size_of::<EthIpv4>() == 34);
 const _: () = assert!(size_of::<EncapV4>() == 64);
+const _: () = assert!(size_of::<FlowV4>() == 42);
+const _: () = assert!(size_of::<FrameV4>() == 38);
+const _: () = assert!(size_of::<EncapFrameV4>() == 88);
 const _: () = assert!(size_of::<TunnelV4>() == 50);
 
 impl Ipv4Header {
@@ -154,6 +223,31 @@ impl Ipv4Header {
             Some(words * 4)
         } else {
             None
+        }
+    }
+
+    /// The header after one more hop and a change of addresses and TOS, checksum included.
+    #[inline(always)]
+    #[must_use]
+    pub fn forwarded(&self, tos: u8, src: [u8; 4], dst: [u8; 4]) -> Self {
+        let ttl = self.ttl.wrapping_sub(1);
+        let ([a, b, c, d], [e, f, g, h]) = (self.src, self.dst);
+        let ([i, j, k, l], [m, n, o, p]) = (src, dst);
+        let changes = [
+            ([self.version_ihl, self.tos], [self.version_ihl, tos]),
+            ([self.ttl, self.protocol], [ttl, self.protocol]),
+            ([a, b], [i, j]),
+            ([c, d], [k, l]),
+            ([e, f], [m, n]),
+            ([g, h], [o, p]),
+        ];
+        Self {
+            tos,
+            ttl,
+            src,
+            dst,
+            checksum: checksum::updated(self.checksum, changes),
+            ..*self
         }
     }
 
@@ -192,6 +286,33 @@ mod tests {
         for bad in [0x44, 0x65, 0x05, 0xff, 0x00] {
             assert_eq!(header(bad, 0).header_len(), None, "{bad:#x}");
         }
+    }
+
+    #[test]
+    fn a_forwarded_header_has_the_right_checksum() {
+        let mut header = Ipv4Header {
+            version_ihl: IPV4_PLAIN,
+            ttl: 64,
+            protocol: IPPROTO_TCP,
+            total_len: [0, 60],
+            src: [10, 244, 1, 7],
+            dst: [10, 96, 0, 10],
+            ..Ipv4Header::zeroed()
+        };
+        header.checksum = checksum::ipv4_header(&bytemuck::must_cast(header));
+        let forwarded = header.forwarded(0x03, header.src, [10, 244, 2, 9]);
+        assert_eq!(
+            (forwarded.ttl, forwarded.tos, forwarded.dst),
+            (63, 3, [10, 244, 2, 9])
+        );
+        let plain = Ipv4Header {
+            checksum: [0; 2],
+            ..forwarded
+        };
+        assert_eq!(
+            forwarded.checksum,
+            checksum::ipv4_header(&bytemuck::must_cast(plain))
+        );
     }
 
     #[test]

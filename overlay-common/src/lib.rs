@@ -13,8 +13,10 @@ pub mod checksum;
 pub mod config;
 pub mod ecn;
 pub mod encap;
+pub mod flow;
 pub mod headers;
 pub mod maps;
+pub mod priority;
 pub mod reason;
 pub mod source_port;
 

@@ -8,20 +8,59 @@ use crate::addr::{Addr, MaskedPrefix};
 pub const CONFIG: &str = "CONFIG";
 /// LPM trie: pod subnet of a peer (key: prefix length in the 128-bit form, [`Addr`]) → [`SubnetEntry`].
 pub const SUBNETS: &str = "SUBNETS";
-/// Per-CPU hash: underlay address of a known VTEP → [`Peer`]. Membership is what makes a VTEP known.
+/// Hash: underlay address of a known VTEP → [`Peer`]. Membership is what makes a VTEP known.
 pub const PEERS: &str = "PEERS";
+/// Per-CPU array: [`Peer::stats`] → [`PeerStats`].
+pub const PEER_STATS: &str = "PEER_STATS";
 /// Per-CPU array: [`crate::reason::Reason`] → [`Counter`].
 pub const COUNTERS: &str = "COUNTERS";
 
+/// LRU hash: [`crate::flow::FlowKey`] *T* of packets that a pod sends → [`crate::flow::EgressFlow`].
+pub const EGRESS_FLOWS: &str = "EGRESS_FLOWS";
+/// LRU hash: [`crate::flow::FlowKey`] *R'* of packets out of the tunnel → [`crate::flow::IngressFlow`].
+pub const INGRESS_FLOWS: &str = "INGRESS_FLOWS";
+/// Array: slot → [`crate::flow::Pending`].
+pub const PENDING: &str = "PENDING";
+/// Per-CPU array of one `u32`: which of its `PENDING` slots the CPU uses next.
+pub const CURSORS: &str = "CURSORS";
+/// Array: part of a flow's tag → [`crate::flow::Retry`].
+pub const RETRIES: &str = "RETRIES";
+/// Hash: index of a device that leads to a pod → [`crate::flow::Endpoint`]. Flows of other devices are not learned.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// Array: device index modulo [`crate::flow::DEVICE_EPOCH_SLOTS`] → `u32`, raised to forget the flows of a device.
+pub const DEVICE_EPOCHS: &str = "DEVICE_EPOCHS";
+/// Array of one `u32`: how many endpoints are in shortcut mode. While it is 0, [`VTEP_INGRESS`] passes everything.
+pub const SHORTCUTS: &str = "SHORTCUTS";
+
 /// Every map of the object that is pinned by its name.
-pub const PINNED: [&str; 4] = [CONFIG, SUBNETS, PEERS, COUNTERS];
+pub const PINNED: [&str; 13] = [
+    CONFIG,
+    SUBNETS,
+    PEERS,
+    PEER_STATS,
+    COUNTERS,
+    EGRESS_FLOWS,
+    INGRESS_FLOWS,
+    PENDING,
+    CURSORS,
+    RETRIES,
+    ENDPOINTS,
+    DEVICE_EPOCHS,
+    SHORTCUTS,
+];
 
 /// Program on the egress hook of the VTEP device: encapsulation.
 pub const VTEP_EGRESS: &str = "vtep_egress";
-/// Program on the ingress hook of the underlay device: verification of tunnel peers.
+/// Program on the ingress hook of the VTEP device: the rest of the way for endpoints in shortcut mode.
+pub const VTEP_INGRESS: &str = "vtep_ingress";
+/// Program on the ingress hook of the underlay device: verification of tunnel peers, and the fast path to pods.
 pub const UNDERLAY_INGRESS: &str = "underlay_ingress";
+/// Program on the ingress hook of each device that leads to a pod: the fast path from pods.
+pub const POD_INGRESS: &str = "pod_ingress";
+/// Program on the egress hook of each device that leads to a pod: learns what the stack did with tunnel packets.
+pub const POD_EGRESS: &str = "pod_egress";
 
-/// Default capacity of `SUBNETS` (both families together) and of `PEERS`; the agent may ask for more at load time.
+/// Default capacity of `SUBNETS` (both families together), `PEERS` and `PEER_STATS`; the agent may ask for more at load time.
 pub const DEFAULT_MAX_PEERS: u32 = 16_384;
 
 /// Where the pods of a subnet live: the value of `SUBNETS`.
@@ -49,7 +88,7 @@ impl SubnetEntry {
     }
 }
 
-/// A known VTEP, one copy per CPU: the value of `PEERS`.
+/// A known VTEP: the value of `PEERS`.
 ///
 /// The subnet stands here, too, so that the check of received packets needs no `SUBNETS` entry: a peer whose way out is
 /// not there yet, or is being changed, is not refused.
@@ -58,27 +97,29 @@ impl SubnetEntry {
 pub struct Peer {
     /// The peer's pod subnet.
     pub subnet: MaskedPrefix,
-    /// Traffic with the peer.
-    pub stats: PeerStats,
+    /// Index of its traffic in `PEER_STATS`. No two peers share one.
+    pub stats: u32,
+    reserved: u32,
 }
 
-const _: () = assert!(size_of::<Peer>() == 64);
+const _: () = assert!(size_of::<Peer>() == 40);
 
 impl Peer {
-    /// A peer with this subnet and no traffic yet.
+    /// A peer with this subnet, whose traffic is counted in slot `stats`.
     #[must_use]
-    pub const fn new(subnet: MaskedPrefix) -> Self {
+    pub const fn new(subnet: MaskedPrefix, stats: u32) -> Self {
         Self {
             subnet,
-            stats: PeerStats::ZERO,
+            stats,
+            reserved: 0,
         }
     }
 }
 
-/// Traffic with one peer.
+/// Traffic with one peer, one copy per CPU: the value of `PEER_STATS`.
 ///
 /// Packets are counted as on the wire (segments of a GSO packet), bytes as inner IP bytes before segmentation.
-/// Counted are packets that [`VTEP_EGRESS`] encapsulated and that [`UNDERLAY_INGRESS`] accepted. An aggregate that arrives
+/// Counted are packets that the programs encapsulated, and those that [`UNDERLAY_INGRESS`] accepted or delivered. An aggregate that arrives
 /// uncut from another eBPF node, over veth or a virtual NIC, counts as one received packet: the kernel has not counted
 /// its segments yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]

@@ -8,7 +8,8 @@
 
 use crate::addr::Addr;
 use crate::config::Config;
-use crate::maps::{Counter, Peer, SubnetEntry};
+use crate::flow::{EgressFlow, Endpoint, FlowKey, IngressFlow, Pending, Retry};
+use crate::maps::{Counter, Peer, PeerStats, SubnetEntry};
 
 macro_rules! pod {
     ($($type:ty),+) => {
@@ -24,4 +25,17 @@ macro_rules! pod {
     };
 }
 
-pod!(Addr, Config, Counter, Peer, SubnetEntry);
+pod!(
+    Addr,
+    Config,
+    Counter,
+    EgressFlow,
+    Endpoint,
+    FlowKey,
+    IngressFlow,
+    Peer,
+    PeerStats,
+    Pending,
+    Retry,
+    SubnetEntry
+);

@@ -3,21 +3,23 @@
 /// Which way the packet travels, seen from this node's pods.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Direction {
-    /// From this node into the overlay (`vtep_egress`).
+    /// From this node into the overlay (`pod_ingress`, `vtep_egress`).
     Egress,
-    /// From the underlay towards this node's pods (`underlay_ingress`).
+    /// From the underlay towards this node's pods (`underlay_ingress`, `vtep_ingress`, `pod_egress`).
     Ingress,
 }
 
 /// What becomes of the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Encapsulated and sent out of the underlay device.
+    /// Sent on past the rest of the stack: out of the underlay device, or into a pod.
     Redirect,
     /// Left unchanged to the kernel (and to other programs on the hook).
     Pass,
     /// Dropped.
     Drop,
+    /// A copy whose original has already gone: dropped, nothing is lost.
+    Absorb,
 }
 
 macro_rules! reasons {
@@ -91,6 +93,55 @@ reasons! {
     EncapRefused = "encap_refused", Egress, Pass;
     /// The packet was modified and could not be completed: lost.
     EncapFailed = "encap_failed", Egress, Drop;
+    /// From a pod, by its flow's entry past the stack to the peer.
+    EgressFast = "egress_fast", Egress, Redirect;
+    /// From a pod, and never on the fast path: no TCP or UDP over IPv4, a fragment, IP options, SYN, FIN or RST, a TTL that
+    /// ends here, padding. The stack takes it.
+    PodIneligible = "pod_ineligible", Egress, Pass;
+    /// From a pod, of a flow that has no usable entry: the stack takes it.
+    PodMiss = "pod_miss", Egress, Pass;
+    /// From a pod, marked to learn what the stack does with it.
+    PodMarked = "pod_marked", Egress, Pass;
+    /// From a pod, of a flow that has an entry, but larger than the underlay allows: the stack takes it.
+    PodTooBig = "pod_too_big", Egress, Pass;
+    /// From a pod, of a flow that has an entry, but the kernel found no usable route to the peer, or the next hop's
+    /// link-layer address is not known: the stack takes it.
+    PodNoRoute = "pod_no_route", Egress, Pass;
+    /// Copy of a packet from a pod on its way through the stack, to prove the flow's entry.
+    PodProbe = "pod_probe", Egress, Pass;
+    /// Such a copy that came out at the VTEP device: its original had already gone.
+    EgressProbe = "egress_probe", Egress, Absorb;
+    /// Entries written or proved from packets that came out of the stack; these are also counted by what became of them.
+    EgressLearned = "egress_learned", Egress, Pass;
+    /// Marked packets that came out of the stack too late, or changed in a way that the fast path does not repeat; also
+    /// counted by what became of them.
+    EgressNotLearned = "egress_not_learned", Egress, Pass;
+    /// Packets that could not be followed through the stack because every slot of the CPU was in use; also counted by what
+    /// became of them.
+    NoTicket = "no_ticket", Egress, Pass;
+    /// Packets that came out of the stack with mark bits that do not fit: somebody else uses the bits or clears `tc_index`; also
+    /// counted by what became of them.
+    UnknownTicket = "unknown_ticket", Egress, Pass;
+    /// Flows ended by a SYN, FIN or RST from a pod; the packet is also counted as `pod_ineligible`.
+    EgressEnded = "egress_ended", Egress, Pass;
+    /// Tunnel packet delivered to its pod by its flow's entry, past the stack.
+    IngressFast = "ingress_fast", Ingress, Redirect;
+    /// Tunnel packet that the kernel device decapsulated, delivered to its pod by its flow's entry.
+    ShortcutFast = "shortcut_fast", Ingress, Redirect;
+    /// Tunnel packet of a known peer, marked to learn what the stack does with it.
+    IngressMarked = "ingress_marked", Ingress, Pass;
+    /// Copy of a tunnel packet on its way through the stack, to prove the flow's entry.
+    IngressProbeSent = "ingress_probe_sent", Ingress, Pass;
+    /// Such a copy that came out at a pod: its original had already gone.
+    IngressProbe = "ingress_probe", Ingress, Absorb;
+    /// As `egress_learned`, for packets towards pods.
+    IngressLearned = "ingress_learned", Ingress, Pass;
+    /// As `egress_not_learned`, for packets towards pods.
+    IngressNotLearned = "ingress_not_learned", Ingress, Pass;
+    /// Flows ended by a SYN, FIN or RST from a peer; the packet is also counted by what became of it.
+    IngressEnded = "ingress_ended", Ingress, Pass;
+    /// The packet was decapsulated and could not be completed: lost.
+    DecapFailed = "decap_failed", Ingress, Drop;
     /// Tunnel packet of a known peer, for a local pod: the kernel device decapsulates it.
     Accepted = "accepted", Ingress, Pass;
     /// UDP on the overlay's port that this node only forwards: not ours.

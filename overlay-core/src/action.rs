@@ -1,7 +1,7 @@
 //! What a plan consists of: actions as data. The agent's executors are the only places that carry them out.
 //!
-//! The type says which side does it: route netlink ([`KernelAction`]) or BPF ([`DataplaneAction`]). Each executor takes
-//! its own type, so neither can be handed what is the other's.
+//! The type says which side does it: route netlink ([`KernelAction`]), BPF ([`DataplaneAction`]) or the files of
+//! `/proc/sys` ([`Action::SetConntrack`]). Each executor takes its own type, so none can be handed what is another's.
 
 mod dataplane;
 mod display;
@@ -11,9 +11,10 @@ mod subject;
 use std::borrow::Cow;
 use std::mem::discriminant;
 
-pub use self::dataplane::{DataplaneAction, Hook};
+pub use self::dataplane::{DataplaneAction, Hook, Program};
 pub use self::kernel::{KernelAction, VxlanDevice};
 pub use self::subject::Subject;
+use crate::model::ConntrackParameter;
 
 /// One action of a plan, and why it is there.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,6 +34,8 @@ pub enum Action {
     Kernel(KernelAction),
     /// A change to the eBPF programs or their maps.
     Dataplane(DataplaneAction),
+    /// Sets a parameter of connection tracking to what the fast path needs.
+    SetConntrack(ConntrackParameter),
 }
 
 impl Action {
@@ -42,6 +45,7 @@ impl Action {
         match self {
             Self::Kernel(action) => action.is_addition(),
             Self::Dataplane(action) => action.is_addition(),
+            Self::SetConntrack(_) => true,
         }
     }
 
@@ -51,7 +55,8 @@ impl Action {
         match (self, other) {
             (Self::Kernel(a), Self::Kernel(b)) => discriminant(a) == discriminant(b),
             (Self::Dataplane(a), Self::Dataplane(b)) => discriminant(a) == discriminant(b),
-            (Self::Kernel(_), Self::Dataplane(_)) | (Self::Dataplane(_), Self::Kernel(_)) => false,
+            (Self::SetConntrack(_), Self::SetConntrack(_)) => true,
+            (Self::Kernel(_) | Self::Dataplane(_) | Self::SetConntrack(_), _) => false,
         }
     }
 
@@ -61,6 +66,7 @@ impl Action {
         match self {
             Self::Kernel(action) => action.subject(),
             Self::Dataplane(action) => action.subject(),
+            Self::SetConntrack(_) => Subject::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod claims;
 mod error;
+mod fastpath;
 mod problem;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,12 @@ use overlay_common::maps::SubnetEntry;
 
 use self::claims::Claims;
 pub use self::error::DesiredError;
+pub use self::fastpath::{Fastpath, FastpathOff};
 pub use self::problem::{Problem, Who};
 use crate::action::{Hook, VxlanDevice};
-use crate::model::{Dataplane, FamilyLease, Lease, MacAddr, NodeFacts, Settings, can_be_vtep};
+use crate::model::{
+    ConntrackParameter, Dataplane, FamilyLease, Lease, MacAddr, NodeFacts, Settings, can_be_vtep,
+};
 use crate::net_conf::{self, ENCAP_OVERHEAD, MIN_OVERLAY_MTU};
 use crate::view::View;
 
@@ -35,6 +39,10 @@ pub struct Desired {
     pub peers: BTreeMap<IpNet, Peer>,
     /// The eBPF side; `None` when the kernel device alone carries the overlay.
     pub dataplane: Option<DesiredDataplane>,
+    /// Whether established flows take the fast path.
+    pub fastpath: Fastpath,
+    /// What must be set in connection tracking first, and what it is set to now.
+    pub conntrack: BTreeMap<ConntrackParameter, u32>,
     /// What is wrong with the leases or the node, for the operator. None of it stops the rest.
     pub problems: Vec<Problem>,
 }
@@ -128,7 +136,7 @@ pub fn desired(view: &View, facts: &NodeFacts, settings: &Settings) -> Result<De
         learning: backend.learning,
         gbp: backend.gbp,
     };
-    let dataplane = match settings.dataplane {
+    let mut dataplane = match settings.dataplane {
         Dataplane::Kernel => None,
         Dataplane::Ebpf if !facts.underlay_is_ethernet => {
             problems.push(Problem::NotEthernet {
@@ -147,6 +155,15 @@ pub fn desired(view: &View, facts: &NodeFacts, settings: &Settings) -> Result<De
             Some(dataplane(&device, &family, &peers, room, facts, settings))
         }
     };
+    let fastpath = fastpath::decide(dataplane.is_some(), facts, settings);
+    if let Fastpath::Off(why) = &fastpath
+        && why.is_a_problem()
+    {
+        problems.push(Problem::NoFastpath(why.clone()));
+    }
+    if let (Some(dataplane), Fastpath::On { slots_per_cpu, .. }) = (&mut dataplane, &fastpath) {
+        fastpath::configure(&mut dataplane.config, *slots_per_cpu, &settings.flows);
+    }
     let addresses = BTreeSet::from([IpNet::from(family.subnet.network())]);
     Ok(Desired {
         network: settings.net_conf.network,
@@ -154,6 +171,8 @@ pub fn desired(view: &View, facts: &NodeFacts, settings: &Settings) -> Result<De
         addresses,
         peers,
         dataplane,
+        conntrack: fastpath::conntrack(&fastpath, facts),
+        fastpath,
         problems,
     })
 }
@@ -268,15 +287,21 @@ fn dataplane(
             .take(room)
             .map(|(subnet, peer)| (peer.public_ip, *subnet))
             .collect(),
-        hooks: BTreeMap::from([(Hook::VtepEgress, vtep), (Hook::UnderlayIngress, underlay)]),
+        hooks: BTreeMap::from([
+            (Hook::VtepEgress, vtep.clone()),
+            (Hook::VtepIngress, vtep),
+            (Hook::UnderlayIngress, underlay),
+        ]),
     }
 }
 
-/// The longest outer packet that fits every route out of the underlay device.
-fn max_segment(facts: &NodeFacts) -> u16 {
+/// The longest outer packet that fits every route out of the underlay device, and whose inner packet fits the VTEP device:
+/// the stack would not have sent a longer one there.
+fn max_segment(device: &VxlanDevice, facts: &NodeFacts) -> u16 {
     let mtu = facts
         .smallest_route_mtu
-        .map_or(facts.underlay.mtu, |route| route.min(facts.underlay.mtu));
+        .map_or(facts.underlay.mtu, |route| route.min(facts.underlay.mtu))
+        .min(device.mtu + ENCAP_OVERHEAD);
     // No IPv4 packet is longer.
     u16::try_from(mtu).unwrap_or(u16::MAX)
 }
@@ -300,7 +325,7 @@ fn config(device: &VxlanDevice, own: &FamilyLease, facts: &NodeFacts, settings: 
         ttl: facts.default_ttl,
         vni,
         vtep_mac: device.mac.octets(),
-        max_segment: max_segment(facts),
+        max_segment: max_segment(device, facts),
         vtep: Addr::from(device.local),
         subnet_v4: MaskedPrefix::new(
             Addr::from(own.subnet.network()),

@@ -10,10 +10,11 @@ mod tests;
 use thiserror::Error;
 
 pub use self::cleanup::{Cleanup, cleanup_plan};
-use crate::action::Step;
+use crate::action::{Action, Step};
 use crate::desired::Desired;
+use crate::model::ConntrackParameter;
 use crate::observed::Observed;
-use crate::order::Ordered;
+use crate::order::{Ordered, Phase};
 
 /// The link with our device's name is somebody else's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -40,10 +41,15 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Result<Vec<Step>, Foreign
     let fate = device::fate(&desired.device, observed.device.as_ref())?;
     device::plan(desired, &fate, &mut steps);
     kernel::plan(desired, fate.kept(), &mut steps);
+    for (parameter, found) in &desired.conntrack {
+        let why = format!("is {found}, the fast path needs {}", ConntrackParameter::WANTED);
+        steps.push(Phase::SetConntrack, Action::SetConntrack(*parameter), why);
+    }
     dataplane::plan(
         desired.dataplane.as_ref(),
         observed.dataplane.as_ref(),
         &fate,
+        desired.conntrack.is_empty(),
         &mut steps,
     );
     Ok(steps.into_steps())

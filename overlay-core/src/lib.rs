@@ -19,6 +19,7 @@ pub mod net_conf;
 pub mod observed;
 pub mod order;
 pub mod ownership;
+pub mod pods;
 #[cfg(test)]
 mod properties;
 pub mod view;

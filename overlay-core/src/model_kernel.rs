@@ -47,6 +47,8 @@ impl ModelKernel {
         match action {
             Action::Kernel(action) => self.apply_kernel(action),
             Action::Dataplane(action) => self.apply_dataplane(action),
+            // A fact, no part of what is observed.
+            Action::SetConntrack(_) => Ok(()),
         }
     }
 
@@ -81,6 +83,7 @@ impl ModelKernel {
             DataplaneAction::Load => self.load(),
             DataplaneAction::Remove => self.observed.dataplane = None,
             DataplaneAction::Attach { hook, device } => return self.attach(*hook, device),
+            DataplaneAction::ForgetFlows => return self.maps().map(|_| ()),
             DataplaneAction::SetConfig(config) => self.maps()?.config = Some(**config),
             DataplaneAction::SetPeer { vtep, subnet } => drop(self.maps()?.peers.insert(*vtep, *subnet)),
             DataplaneAction::RemovePeer(vtep) => drop(self.maps()?.peers.remove(vtep)),
@@ -156,7 +159,7 @@ impl ModelKernel {
 
     fn load(&mut self) {
         match &mut self.observed.dataplane {
-            Some(dataplane) if dataplane.compatible => {}
+            Some(dataplane) if dataplane.compatible => dataplane.missing.clear(),
             other => {
                 *other = Some(ObservedDataplane {
                     compatible: true,
@@ -168,7 +171,9 @@ impl ModelKernel {
 
     fn attach(&mut self, hook: Hook, device: &str) -> Result<(), String> {
         let ifindex = match hook {
-            Hook::VtepEgress => self.observed.device.as_ref().map(|device| device.ifindex),
+            Hook::VtepEgress | Hook::VtepIngress => {
+                self.observed.device.as_ref().map(|device| device.ifindex)
+            }
             Hook::UnderlayIngress => self.links.get(device).copied(),
         };
         let dataplane = self

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use overlay_common::config::Config;
 use overlay_common::maps::SubnetEntry;
 
-use crate::action::Hook;
+use crate::action::{Hook, Program};
 use crate::model::MacAddr;
 
 /// Everything on this node that a plan may concern.
@@ -122,6 +122,8 @@ pub struct ObservedDataplane {
     pub peers: BTreeMap<IpAddr, IpNet>,
     /// Where our programs are attached.
     pub attached: BTreeMap<Hook, Attachment>,
+    /// Programs of this agent's build that are not pinned: nothing can be attached from them.
+    pub missing: BTreeSet<Program>,
 }
 
 /// One of our programs on a hook.

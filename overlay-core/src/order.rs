@@ -7,6 +7,11 @@
 //! A peer that moves (other MAC or underlay address) is therefore taken off the fast path, moved in the kernel and put
 //! back. Overwriting its `SUBNETS` entry would be one step less, but between the kernel's change and the map's one path
 //! would lead to the old VTEP and the other to the new one.
+//!
+//! The flows that the fast path has learned rely on `SUBNETS` and `PEERS`, too. Where an entry was removed or overwritten
+//! they are all forgotten, by one write, before anything else happens: learning them again takes milliseconds. A new
+//! peer makes no learned flow wrong, because its subnet overlaps no other's and its VTEP was no peer's, so a cluster that
+//! grows keeps its flows.
 
 mod failures;
 
@@ -24,9 +29,14 @@ pub(crate) enum Phase {
     /// The fast path goes first. This also makes room in the maps.
     RemoveSubnet,
     RemovePeer,
+    /// The entries that packets are learned by are gone, so no flow is learned by them again: what was learned before
+    /// goes, too, before the kernel changes.
+    ForgetFlows,
     DeleteDevice,
     CreateDevice,
     LoadDataplane,
+    /// Before any configuration that switches the fast path on.
+    SetConntrack,
     /// A configuration that replaces a working one: while the device is down or new the kernel delivers nothing, so
     /// nothing is refused by the new configuration that the kernel would take, or the other way round.
     Reconfigure,
@@ -48,6 +58,8 @@ pub(crate) enum Phase {
     RemoveFdb,
     RemoveNeighbour,
     SetPeer,
+    /// A flow may have been learned by an entry that was overwritten.
+    ForgetChanged,
     SetSubnet,
     /// The first configuration switches everything on at once: until then the programs pass every packet, and the peer
     /// check refuses none before it knows all peers.

@@ -212,6 +212,38 @@ proptest! {
     }
 
     #[test]
+    fn flows_are_forgotten_before_anything_relies_on_it(Scenario { desired, observed, .. } in scenario()) {
+        let known: BTreeSet<IpAddr> = observed
+            .dataplane
+            .iter()
+            .flat_map(|dataplane| dataplane.peers.keys().copied())
+            .collect();
+        let steps = plan(&desired, &observed).unwrap();
+        let mut stale = false;
+        let mut taken = false;
+        for step in &steps {
+            match &step.action {
+                Action::Dataplane(
+                    DataplaneAction::RemoveSubnet(_) | DataplaneAction::RemovePeer(_)
+                ) => (stale, taken) = (true, true),
+                Action::Dataplane(DataplaneAction::SetPeer { vtep, .. }) if known.contains(vtep) => {
+                    (stale, taken) = (true, true);
+                }
+                Action::Dataplane(DataplaneAction::SetPeer { .. }) => {}
+                // Without maps there are no flows.
+                Action::Dataplane(DataplaneAction::ForgetFlows | DataplaneAction::Remove) => stale = false,
+                Action::Kernel(_) | Action::Dataplane(_) | Action::SetConntrack(_) => {
+                    prop_assert!(!stale, "{}: {}", step, lines(&steps));
+                }
+            }
+        }
+        prop_assert!(!stale, "{}", lines(&steps));
+        let loads = steps.iter().any(|step| step.action == DataplaneAction::Load.into());
+        let forgets = steps.iter().any(|step| step.action == DataplaneAction::ForgetFlows.into());
+        prop_assert!(taken || loads || !forgets, "{}", lines(&steps));
+    }
+
+    #[test]
     fn plans_are_deterministic(Scenario { desired, observed, .. } in scenario()) {
         prop_assert_eq!(plan(&desired, &observed), plan(&desired.clone(), &observed.clone()));
     }

@@ -11,10 +11,12 @@
 )]
 
 mod egress;
+mod flow;
 mod ingress;
 mod maps;
 mod route;
 mod skb;
+mod time;
 mod verdict;
 
 use aya_ebpf::macros::classifier;
@@ -22,22 +24,41 @@ use aya_ebpf::programs::TcContext;
 
 use crate::skb::Skb;
 
-/// Egress hook of the VTEP device (`flannel.<VNI>`): encapsulates by the subnet map and sends out of the underlay.
+/// Ingress hook of the host side of a pod's veth: sends established flows into the tunnel.
+#[classifier]
+pub fn pod_ingress(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    verdict::finish_if(&skb, egress::pod::send_fast(&skb))
+}
+
+/// Egress hook of the VTEP device (`flannel.<VNI>`): encapsulates by the subnet map, sends out of the underlay, and learns
+/// what the stack did with a pod's packets.
 #[classifier]
 pub fn vtep_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    verdict::finish(&skb, egress::encapsulate(&skb))
+    verdict::finish(&skb, egress::vtep::encapsulate(&skb))
 }
 
-/// Ingress hook of the underlay device: refuses tunnel packets that do not come from a known peer. The kernel device
-/// decapsulates the others.
+/// Ingress hook of the underlay device: refuses tunnel packets that do not come from a known peer, and takes those of
+/// established flows to their pod. The kernel device decapsulates the others.
 #[classifier]
 pub fn underlay_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    match ingress::verify(&skb) {
-        Some(reason) => verdict::finish(&skb, reason),
-        None => verdict::NOT_OURS,
-    }
+    verdict::finish_if(&skb, ingress::receive(&skb))
+}
+
+/// Ingress hook of the VTEP device: takes what the kernel device has decapsulated to pods in shortcut mode.
+#[classifier]
+pub fn vtep_ingress(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    verdict::finish_if(&skb, ingress::shortcut::receive(&skb))
+}
+
+/// Egress hook of the host side of a pod's veth: learns what the stack did with tunnel packets.
+#[classifier]
+pub fn pod_egress(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    verdict::finish_if(&skb, ingress::pod::learn(&skb))
 }
 
 /// Several helpers are for GPL-compatible programs only; "Dual MIT/GPL" is what the kernel calls this licence.

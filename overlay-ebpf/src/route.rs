@@ -11,6 +11,7 @@ use overlay_common::config::{Config, FIB_LOOKUP_MARK};
 use overlay_common::headers::{IPPROTO_UDP, Ipv4Header};
 use overlay_common::reason::Reason;
 
+use crate::maps;
 use crate::skb::{Skb, len_of};
 
 const AF_INET: u8 = 2;
@@ -19,7 +20,7 @@ const AF_INET: u8 = 2;
 /// MAC addresses that are not asked for, or the mark that the lookup is made with.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Lookup {
+pub(crate) struct Lookup {
     family: u8,
     l4_protocol: u8,
     sport: [u8; 2],
@@ -43,43 +44,51 @@ const LOOKUP_LEN: i32 = len_of::<Lookup>().cast_signed();
 pub(crate) struct NextHop {
     /// `AF_INET` or `AF_INET6`: a gateway may be of the other family.
     family: u32,
+    /// Network byte order; IPv4 in the first 4 bytes.
     address: [u8; 16],
 }
 
-/// The next hop towards the VTEP at `vtep`, out of the underlay device, for segments of `segment_len` bytes (outer IP
-/// header included). Asks as the kernel device does (`udp_tunnel_dst_lookup`), so policy routing by mark, multipath and
-/// the route's MTU are honoured.
+/// What the way to a peer depends on.
+pub(crate) struct To<'a> {
+    /// Underlay address of its VTEP.
+    pub(crate) vtep: &'a Addr,
+    /// UDP source port, network byte order.
+    pub(crate) source_port: [u8; 2],
+    /// TOS byte of the outer header.
+    pub(crate) tos: u8,
+    /// Length of one outer IP packet in bytes.
+    pub(crate) segment_len: u16,
+    /// `skb->mark` that it leaves with.
+    pub(crate) mark: u32,
+}
+
+/// The next hop towards a VTEP, out of the underlay device. Asks as the kernel device does (`udp_tunnel_dst_lookup`), so
+/// policy routing by mark, multipath and the route's MTU are honoured.
 #[inline(always)]
-pub(crate) fn to_peer(
-    skb: &Skb<'_>,
-    config: &Config,
-    vtep: &Addr,
-    source_port: [u8; 2],
-    tos: u8,
-    segment_len: u16,
-) -> Result<NextHop, Reason> {
-    let mark = skb.mark();
-    let mut lookup = Lookup {
+pub(crate) fn to_peer(skb: &Skb<'_>, config: &Config, to: &To<'_>) -> Result<NextHop, Reason> {
+    // SAFETY: this CPU's room.
+    let lookup = unsafe { &mut (*maps::scratch().ok_or(Reason::NoRoute)?).lookup };
+    *lookup = Lookup {
         family: AF_INET,
         l4_protocol: IPPROTO_UDP,
-        sport: source_port,
+        sport: to.source_port,
         dport: config.port,
-        total_len: segment_len,
+        total_len: to.segment_len,
         ifindex: config.underlay_ifindex,
-        tos: [tos, 0, 0, 0],
+        tos: [to.tos, 0, 0, 0],
         src: v4_member(config.vtep.low_v4()),
-        dst: v4_member(vtep.low_v4()),
+        dst: v4_member(to.vtep.low_v4()),
         table: 0,
         mark: 0,
         macs: [0; 8],
     };
     if config.fib_flags & FIB_LOOKUP_MARK != 0 {
-        lookup.mark = mark;
-    } else if mark != 0 {
+        lookup.mark = to.mark;
+    } else if to.mark != 0 {
         // This kernel cannot look up by mark from a program; the kernel device can.
         return Err(Reason::NoRoute);
     }
-    match ask(skb, &mut lookup, config.fib_flags) {
+    match ask(skb, lookup, config.fib_flags) {
         BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == config.underlay_ifindex => Ok(NextHop {
             family: u32::from(lookup.family),
             address: lookup.dst,

@@ -1,7 +1,7 @@
 //! The packet: one bounds-checked accessor, and the fields of `__sk_buff` that the programs use.
 
-use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::helpers::{bpf_get_hash_recalc, bpf_skb_pull_data, bpf_skb_store_bytes};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS};
+use aya_ebpf::helpers::{bpf_clone_redirect, bpf_get_hash_recalc, bpf_skb_pull_data, bpf_skb_store_bytes};
 use aya_ebpf::programs::TcContext;
 use bytemuck::Pod;
 use overlay_common::headers::VLAN_ID_MASK;
@@ -99,6 +99,46 @@ impl<'a> Skb<'a> {
     pub(crate) fn mark(&self) -> u32 {
         // SAFETY: the context of a running program. Volatile: a narrowed access would be refused by the verifier.
         unsafe { (&raw const (*self.raw()).mark).read_volatile() }
+    }
+
+    /// Sets `skb->mark`.
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        // SAFETY: as in `mark`; the field may be written.
+        unsafe { (&raw mut (*self.raw()).mark).write_volatile(mark) }
+    }
+
+    /// Sets `skb->priority`, by which queueing disciplines sort.
+    #[inline(always)]
+    pub(crate) fn set_priority(&self, priority: u32) {
+        // SAFETY: as in `set_mark`.
+        unsafe { (&raw mut (*self.raw()).priority).write_volatile(priority) }
+    }
+
+    /// `skb->tc_index`.
+    #[inline(always)]
+    pub(crate) fn tc_index(&self) -> u16 {
+        // SAFETY: as in `mark`.
+        let index = unsafe { (&raw const (*self.raw()).tc_index).read_volatile() };
+        #[expect(clippy::cast_possible_truncation, reason = "a 16-bit field of the kernel")]
+        let index = index as u16;
+        index
+    }
+
+    /// Sets `skb->tc_index`.
+    #[inline(always)]
+    pub(crate) fn set_tc_index(&self, index: u16) {
+        // SAFETY: as in `set_mark`.
+        unsafe { (&raw mut (*self.raw()).tc_index).write_volatile(u32::from(index)) }
+    }
+
+    /// Lets a copy of the packet come in by the device with this index, as if it came by again: it goes through every
+    /// program on the hook and then through the stack. Returns whether it could.
+    #[inline(always)]
+    pub(crate) fn send_copy_into(&self, ifindex: u32) -> bool {
+        // SAFETY: the context of a running program. The helper invalidates views, which the verifier knows.
+        let result = unsafe { bpf_clone_redirect(self.raw(), ifindex, u64::from(BPF_F_INGRESS)) };
+        result == 0
     }
 
     /// Payload bytes per segment of a GSO packet; 0 for other packets.

@@ -8,8 +8,15 @@ use overlay_common::reason::{Direction, Reason, Verdict};
 use crate::maps;
 use crate::skb::Skb;
 
-/// The packet is none of the overlay's: neither changed nor counted. Other programs on the hook see it next.
-pub(crate) const NOT_OURS: i32 = TC_ACT_UNSPEC;
+/// As [`finish`]; a packet without a reason is none of the overlay's: neither changed nor counted. Other programs on the
+/// hook see it next.
+#[inline(always)]
+pub(crate) fn finish_if(skb: &Skb<'_>, reason: Option<Reason>) -> i32 {
+    match reason {
+        Some(reason) => finish(skb, reason),
+        None => TC_ACT_UNSPEC,
+    }
+}
 
 /// Counts the packet and returns what TC does with it.
 #[inline(always)]
@@ -20,6 +27,7 @@ pub(crate) fn finish(skb: &Skb<'_>, reason: Reason) -> i32 {
         // Not TC_ACT_OK: that would keep other programs on the hook from seeing the packet.
         Verdict::Pass => TC_ACT_UNSPEC,
         Verdict::Drop => drop(skb, reason),
+        Verdict::Absorb => TC_ACT_SHOT,
     }
 }
 
@@ -27,8 +35,9 @@ pub(crate) fn finish(skb: &Skb<'_>, reason: Reason) -> i32 {
 #[inline(always)]
 fn drop(skb: &Skb<'_>, reason: Reason) -> i32 {
     let config = maps::config();
-    match reason.direction() {
-        Direction::Ingress => {
+    match (reason.direction(), reason) {
+        // Refused by the peer check.
+        (Direction::Ingress, reason) if !matches!(reason, Reason::DecapFailed) => {
             if logs(config, LOG_REFUSALS) {
                 info!(
                     skb.ctx(),
@@ -40,7 +49,7 @@ fn drop(skb: &Skb<'_>, reason: Reason) -> i32 {
                 return TC_ACT_UNSPEC;
             }
         }
-        Direction::Egress => {
+        _ => {
             if logs(config, LOG_ERRORS) {
                 error!(
                     skb.ctx(),

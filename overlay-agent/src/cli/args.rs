@@ -1,11 +1,16 @@
 //! Flags and what they mean.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use log::LevelFilter;
 use overlay_common::config;
+use overlay_common::flow::DEFAULT_MAX_FLOWS;
 use overlay_common::maps::DEFAULT_MAX_PEERS;
+use overlay_core::model::MarkMask;
+
+use super::duration;
 
 const NET_CONF: &str = "/etc/kube-flannel/net-conf.json";
 const PIN_DIR: &str = "/sys/fs/bpf/overlay";
@@ -99,6 +104,21 @@ pub struct NodeArgs {
     /// Capacity of the eBPF maps. Changing it replaces them.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_PEERS, value_parser = value_parser!(u32).range(1..=1_048_576))]
     pub max_peers: u32,
+    /// Whether established flows between pods may skip the host's stack.
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub fastpath: Switch,
+    /// The bits of a packet's mark that the fast path uses while it learns: at least 8, adjacent, that nobody else on
+    /// the node uses (kube-proxy uses 0xc000).
+    #[arg(long, value_name = "MASK", default_value_t = MarkMask::DEFAULT)]
+    pub flow_mark_mask: MarkMask,
+    /// How often a flow on the fast path is compared with what the host's stack would do: 50ms to 8s. Changes of rules,
+    /// routes and services take effect for established flows within three times this.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::revalidate)]
+    pub flow_revalidate: Duration,
+    /// How many flows the fast path has room for, each way; the least recently used one makes room for a new one. Takes
+    /// about 0.45 KB of kernel memory for each. Changing it replaces the maps.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_FLOWS, value_parser = value_parser!(u32).range(1024..=1_048_576))]
+    pub max_flows: u32,
 }
 
 /// Flags of `cleanup`.
@@ -141,6 +161,15 @@ pub enum DataplaneArg {
     Ebpf,
     /// The kernel's VXLAN device alone, as flannel does
     Kernel,
+}
+
+/// `--fastpath`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Switch {
+    /// Where the node allows it
+    On,
+    /// Every packet goes through the host's stack
+    Off,
 }
 
 /// `--attach`.
@@ -230,6 +259,33 @@ mod tests {
             (args.resync, args.max_peers, args.iface),
             (60, DEFAULT_MAX_PEERS, None)
         );
+        assert_eq!(
+            (
+                args.fastpath,
+                args.flow_mark_mask,
+                args.flow_revalidate,
+                args.max_flows
+            ),
+            (
+                Switch::On,
+                MarkMask::DEFAULT,
+                Duration::from_secs(1),
+                DEFAULT_MAX_FLOWS
+            )
+        );
+        let args = run(
+            "overlay-agent run --leases /l --node n --fastpath=off --flow-mark-mask 16711680 --flow-revalidate 500ms \
+             --max-flows 2048",
+        );
+        assert_eq!(
+            (
+                args.fastpath,
+                args.flow_mark_mask.bits(),
+                args.flow_revalidate,
+                args.max_flows
+            ),
+            (Switch::Off, 0x00ff_0000, Duration::from_millis(500), 2048)
+        );
     }
 
     #[test]
@@ -263,6 +319,12 @@ mod tests {
             ("--resync 0", "1..=86400"),
             ("--resync soon", "invalid digit"),
             ("--max-peers 0", "1..=1048576"),
+            ("--fastpath maybe", "possible values: on, off"),
+            ("--flow-mark-mask 0xf00f", "adjacent"),
+            ("--flow-mark-mask 0x7f", "at least 8"),
+            ("--flow-revalidate 10s", "50ms..=8s"),
+            ("--flow-revalidate 1", "500ms"),
+            ("--max-flows 1000", "1024..=1048576"),
             ("--dataplane xdp", "possible values: ebpf, kernel"),
             ("--attach tc", "possible values: auto, tcx, clsact"),
             ("--ebpf-log all", "possible values: off, errors, refusals"),

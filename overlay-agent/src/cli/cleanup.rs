@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
-use overlay_common::maps::DEFAULT_MAX_PEERS;
 use overlay_core::action::Action;
 use overlay_core::diff::cleanup_plan;
 use overlay_core::net_conf::device_name;
@@ -13,7 +12,8 @@ use overlay_core::observed::{Observed, ObservedDataplane};
 
 use super::args::CleanupArgs;
 use super::settings::net_conf;
-use crate::dataplane::{AttachChoice, Dataplane, check_pin_directory};
+use crate::conntrack;
+use crate::dataplane::{AttachChoice, Capacity, Dataplane, check_pin_directory};
 use crate::lock::{self, Locks};
 use crate::netlink::Netlink;
 use crate::text::count;
@@ -25,7 +25,7 @@ pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
     let locks = Locks::acquire(Path::new(lock::DIRECTORY), &device, &args.pin_dir)
         .context("the agent must be stopped before what it made is removed")?;
     let netlink = Netlink::connect()?;
-    let mut dataplane = Dataplane::open(args.pin_dir.clone(), AttachChoice::Auto, DEFAULT_MAX_PEERS);
+    let mut dataplane = Dataplane::open(args.pin_dir.clone(), AttachChoice::Auto, Capacity::default());
     let observed = Observed {
         device: netlink
             .observe_device(&device)
@@ -38,6 +38,7 @@ pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
     for step in &plan.steps {
         let result = match &step.action {
             Action::Kernel(action) => netlink.execute(&device, action).await,
+            Action::SetConntrack(parameter) => conntrack::set(*parameter),
             Action::Dataplane(action) => match &mut dataplane {
                 Ok(dataplane) => dataplane.execute(action),
                 Err(error) => Err(anyhow!("{error:#}")),
@@ -51,7 +52,13 @@ pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
             }
         }
     }
-    for note in &plan.notes {
+    // What cannot be read is nothing that the agent can have set.
+    let parameters = conntrack::read().unwrap_or_default();
+    let mut notes = plan.notes;
+    if observed.dataplane.is_some() {
+        notes.extend(conntrack::left_note(&parameters));
+    }
+    for note in &notes {
         writeln!(out, "left: {note}")?;
     }
     if failed > 0 {

@@ -81,6 +81,7 @@ fn render(plan: &Plan) -> Result<String, fmt::Error> {
         let title = match group {
             Group::Device => format!("device {}", plan.desired.device.name),
             Group::Dataplane => "eBPF".to_owned(),
+            Group::Fastpath => "connection tracking".to_owned(),
             Group::Peer(_) => peer_title(&plan.desired, &steps),
         };
         writeln!(out, "{title}:")?;
@@ -131,7 +132,7 @@ fn names(subject: &Subject, subnet: IpNet, peer: &Peer) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use overlay_core::model::{Dataplane, FamilyLease, Lease, Settings};
+    use overlay_core::model::{Dataplane, FamilyLease, FlowSettings, Lease, Settings};
     use overlay_core::net_conf::NetConf;
 
     use super::*;
@@ -146,6 +147,8 @@ mod tests {
             dataplane: Dataplane::Ebpf,
             log_level: 0,
             max_peers: 1000,
+            fastpath: true,
+            flows: FlowSettings::default(),
         }
     }
 
@@ -176,6 +179,7 @@ mod tests {
             "device flannel.1:\n  + link add flannel.1 ",
             "\npeer worker-2 10.244.2.0/24:\n  + fdb replace ",
             "\neBPF:\n  + dataplane load",
+            "\nconnection tracking:\n  + sysctl net.netfilter.nf_conntrack_tcp_be_liberal=1  (is 0, the fast path needs 1)",
             "nothing was changed\n",
         ] {
             assert!(text.contains(part), "{part:?} is missing:\n{text}");

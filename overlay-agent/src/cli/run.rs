@@ -27,7 +27,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<()> {
     let device = device_name(settings.net_conf.backend.vni);
     check_pin_directory(&args.pin_dir)?;
     let _locks = Locks::acquire(Path::new(lock::DIRECTORY), &device, &args.pin_dir)?;
-    let node = Node::connect(options(&args, &settings))?;
+    let mut node = Node::connect(options(&args, &settings))?;
     log::info!(
         "overlay-agent {}: node {}, device {device}, leases from {}",
         env!("CARGO_PKG_VERSION"),
@@ -37,6 +37,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<()> {
     let kernel_events = node.events().await?;
     node.follow_program_logs();
     let resync = Duration::from_secs(args.resync);
+    node.look_after_pods(resync)?;
     let (events, leases) = mpsc::channel(LEASE_QUEUE);
     let source = FileSource::new(args.leases, resync);
     tokio::spawn(async move {

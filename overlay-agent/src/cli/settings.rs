@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use overlay_core::model::Settings;
+use overlay_core::model::{FlowSettings, MarkMask, Settings};
 use overlay_core::net_conf::NetConf;
 
-use super::args::{Attach, NodeArgs};
+use super::args::{Attach, NodeArgs, Switch};
 use crate::dataplane::AttachChoice;
 use crate::node::Options;
 
@@ -24,12 +24,27 @@ pub(super) fn net_conf(path: &Path) -> Result<NetConf> {
 
 /// What the operator asked for.
 pub(super) fn settings(args: &NodeArgs) -> Result<Settings> {
+    let mask = args.flow_mark_mask;
+    if args.fastpath == Switch::On && mask.meets_kube_proxy() {
+        log::warn!(
+            "--flow-mark-mask {mask} overlaps {:#x}, which kube-proxy uses in its iptables mode: it would masquerade or drop \
+             packets of the fast path. Use {}, or --fastpath off",
+            MarkMask::KUBE_PROXY,
+            MarkMask::DEFAULT
+        );
+    }
     Ok(Settings {
         node: args.node.clone(),
         net_conf: net_conf(&args.net_config_path)?,
         dataplane: args.dataplane.into(),
         log_level: args.ebpf_log.level(),
         max_peers: args.max_peers,
+        fastpath: args.fastpath == Switch::On,
+        flows: FlowSettings {
+            mark_mask: args.flow_mark_mask,
+            revalidate: args.flow_revalidate,
+            max: args.max_flows,
+        },
     })
 }
 
@@ -38,7 +53,6 @@ pub(super) fn options(args: &NodeArgs, settings: &Settings) -> Options {
     Options {
         iface: args.iface.clone(),
         attach: args.attach.into(),
-        max_peers: args.max_peers,
         ..Options::new(settings, args.pin_dir.clone())
     }
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::MapInfo;
-use overlay_common::maps::{DEFAULT_MAX_PEERS, SUBNETS};
+use overlay_common::maps::{EGRESS_FLOWS, SUBNETS};
 
 use super::args::StatusArgs;
-use crate::dataplane::{AttachChoice, Dataplane};
+use crate::dataplane::{AttachChoice, Capacity, Dataplane};
 use crate::status::Status;
 
 pub(super) fn status(args: &StatusArgs) -> Result<()> {
-    let capacity = capacity(&args.pin_dir).unwrap_or(DEFAULT_MAX_PEERS);
+    let capacity = capacity(&args.pin_dir);
     let dataplane = Dataplane::open(args.pin_dir.clone(), AttachChoice::Auto, capacity)?;
     let observed = dataplane.observe()?.ok_or_else(|| {
         anyhow!(
@@ -25,6 +25,7 @@ pub(super) fn status(args: &StatusArgs) -> Result<()> {
         dataplane: observed,
         stats: dataplane.peer_stats()?,
         counters: dataplane.counters()?,
+        flows: dataplane.flow_counts()?,
     };
     let text = if args.json {
         format!("{:#}\n", status.json())
@@ -36,9 +37,15 @@ pub(super) fn status(args: &StatusArgs) -> Result<()> {
         .context("cannot write to standard output")
 }
 
-/// Capacity of the maps that are pinned, whatever `--max-peers` the agent was given.
-fn capacity(pin_dir: &Path) -> Option<u32> {
-    MapInfo::from_pin(pin_dir.join(SUBNETS))
-        .ok()
-        .map(|info| info.max_entries())
+/// Capacity of the maps that are pinned, whatever `--max-peers` and `--max-flows` the agent was given.
+fn capacity(pin_dir: &Path) -> Capacity {
+    let of = |name| {
+        let info = MapInfo::from_pin(pin_dir.join(name)).ok()?;
+        Some(info.max_entries())
+    };
+    let default = Capacity::default();
+    Capacity {
+        peers: of(SUBNETS).unwrap_or(default.peers),
+        flows: of(EGRESS_FLOWS).unwrap_or(default.flows),
+    }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use overlay_common::config::{Config, FLAG_ENFORCE_PEERS};
+use overlay_common::config::{Config, FLAG_ENFORCE_PEERS, FLAG_FASTPATH};
 use overlay_core::action::{Action, DataplaneAction, Step};
 use overlay_core::observed::Observed;
 use overlay_core::order::Failures;
@@ -24,6 +24,10 @@ pub struct Report<'a> {
     pub incomplete: BTreeSet<Group>,
     /// The peer check was to be enforced and is not, because a peer could not be made known to it.
     pub check_open: bool,
+    /// The fast path was to be on and is not, because connection tracking could not be told.
+    pub fastpath_off: bool,
+    /// Flows were to be forgotten and were not.
+    pub not_forgotten: bool,
 }
 
 /// Carries out `steps` in their order.
@@ -32,7 +36,8 @@ pub struct Report<'a> {
 /// peer never delays another, and where eBPF does not work the kernel's device is programmed all the same.
 ///
 /// A peer check that is still open is not closed while it does not know every peer: it would refuse what the kernel
-/// delivers.
+/// delivers. Nor is the fast path switched on while connection tracking is not set for it: it would call packets
+/// invalid.
 pub async fn execute<'a, K: Kernel>(
     kernel: &mut K,
     steps: &'a [Step],
@@ -43,6 +48,7 @@ pub async fn execute<'a, K: Kernel>(
         report: Report::default(),
         failures: Failures::none(observed),
         unknown_peer: false,
+        no_conntrack: false,
         observed,
         retries,
     };
@@ -79,6 +85,7 @@ struct Run<'a, 'r> {
     report: Report<'a>,
     failures: Failures,
     unknown_peer: bool,
+    no_conntrack: bool,
     observed: &'r Observed,
     retries: &'r mut Retries,
 }
@@ -90,14 +97,23 @@ impl<'a> Run<'a, '_> {
 
     /// What to carry out for `action`; `None` when nothing is to be done now.
     fn actual<'s>(&mut self, action: &'s Action) -> Option<Cow<'s, Action>> {
-        match open_check(action, self.observed).filter(|_| self.unknown_peer) {
-            None => Some(Cow::Borrowed(action)),
-            Some(open) => {
-                self.report.check_open = true;
-                let is_open = in_force(self.observed) == Some(&open);
-                (!is_open).then(|| Cow::Owned(DataplaneAction::SetConfig(Box::new(open)).into()))
-            }
+        let Action::Dataplane(DataplaneAction::SetConfig(wanted)) = action else {
+            return Some(Cow::Borrowed(action));
+        };
+        let mut config = **wanted;
+        if self.unknown_peer && closes_check(wanted, self.observed) {
+            self.report.check_open = true;
+            config.flags &= !FLAG_ENFORCE_PEERS;
         }
+        if self.no_conntrack && wanted.has(FLAG_FASTPATH) {
+            self.report.fastpath_off = true;
+            config.flags &= !FLAG_FASTPATH;
+        }
+        if config == **wanted {
+            return Some(Cow::Borrowed(action));
+        }
+        let is_in_force = in_force(self.observed) == Some(&config);
+        (!is_in_force).then(|| Cow::Owned(DataplaneAction::SetConfig(Box::new(config)).into()))
     }
 
     fn done(&mut self, step: &'a Step, group: Group, name: &str, entirely: bool) {
@@ -118,6 +134,8 @@ impl<'a> Run<'a, '_> {
     fn not_done(&mut self, step: &Step, group: Group) {
         self.failures.record(&step.action);
         self.unknown_peer |= matches!(step.action, Action::Dataplane(DataplaneAction::SetPeer { .. }));
+        self.no_conntrack |= matches!(step.action, Action::SetConntrack(_));
+        self.report.not_forgotten |= step.action == DataplaneAction::ForgetFlows.into();
         self.report.incomplete.insert(group);
         self.report.not_done += 1;
     }
@@ -127,23 +145,17 @@ fn in_force(observed: &Observed) -> Option<&Config> {
     observed.dataplane.as_ref()?.config.as_ref()
 }
 
-/// What to write instead of a configuration that would close the peer check now.
-fn open_check(action: &Action, observed: &Observed) -> Option<Config> {
-    let Action::Dataplane(DataplaneAction::SetConfig(wanted)) = action else {
-        return None;
-    };
+/// Whether a configuration would close the peer check now.
+fn closes_check(wanted: &Config, observed: &Observed) -> bool {
     let closed = in_force(observed).is_some_and(|config| config.has(FLAG_ENFORCE_PEERS));
-    let closes = wanted.has(FLAG_ENFORCE_PEERS) && !closed;
-    closes.then_some(Config {
-        flags: wanted.flags & !FLAG_ENFORCE_PEERS,
-        ..**wanted
-    })
+    wanted.has(FLAG_ENFORCE_PEERS) && !closed
 }
 
 fn message(step: &str, group: Group, error: &anyhow::Error) -> String {
     let consequence = match group {
         Group::Device => "what relies on the device waits until this works",
         Group::Dataplane => "the kernel's VXLAN device carries the traffic meanwhile",
+        Group::Fastpath => "the fast path is off meanwhile, everything else works",
         Group::Peer(_) => "other peers are not affected",
     };
     format!("failed: {step}: {error:#}; {consequence}; trying again with growing waits (0.1 s to 30 s)")
@@ -152,6 +164,7 @@ fn message(step: &str, group: Group, error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use overlay_core::action::{Hook, KernelAction, VxlanDevice};
+    use overlay_core::model::ConntrackParameter;
     use overlay_core::observed::ObservedDataplane;
 
     use super::*;
@@ -265,6 +278,44 @@ mod tests {
         let observed = kernel.observe().await.unwrap();
         let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
         assert!(!report.check_open);
+        assert_eq!(config(&kernel), Some(wanted));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_connection_tracking_only_the_fast_path_is_off() {
+        let mut kernel = FakeKernel::prepared();
+        let wanted = Config {
+            abi: 1,
+            flags: FLAG_ENFORCE_PEERS | FLAG_FASTPATH,
+            ..Config::UNCONFIGURED
+        };
+        let set = Action::SetConntrack(ConntrackParameter::BeLiberal);
+        let steps = [
+            step(set.clone()),
+            step(DataplaneAction::SetConfig(Box::new(wanted))),
+        ];
+        kernel.refuse(set);
+        let mut retries = retries();
+        let config = |kernel: &FakeKernel| kernel.with(|s| s.observed.dataplane.as_ref().unwrap().config);
+        let slow = Config {
+            flags: FLAG_ENFORCE_PEERS,
+            ..wanted
+        };
+        for _ in 0..2 {
+            let observed = kernel.observed();
+            let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+            assert!(report.fastpath_off && !report.check_open);
+            assert_eq!(report.incomplete, [Group::Fastpath].into());
+            assert_eq!(config(&kernel), Some(slow));
+        }
+        assert_eq!(kernel.attempts(), 2, "what is in force is not written again");
+        let messages: Vec<_> = retries.messages().into_values().collect();
+        assert!(messages[0].contains("everything else works"), "{messages:?}");
+        kernel.allow_all();
+        tokio::time::advance(FIRST).await;
+        let observed = kernel.observed();
+        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        assert!(!report.fastpath_off);
         assert_eq!(config(&kernel), Some(wanted));
     }
 

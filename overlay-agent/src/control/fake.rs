@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use overlay_common::maps::SubnetEntry;
 use overlay_core::action::{Action, DataplaneAction, KernelAction, Step, VxlanDevice};
-use overlay_core::model::{MacAddr, NodeFacts, Underlay};
+use overlay_core::model::{ConntrackParameter, MacAddr, NodeFacts, Underlay};
 use overlay_core::observed::{
     Attachment, Device, FdbEntry, Neighbour, Observed, ObservedDataplane, Route, VxlanAttributes,
 };
@@ -67,6 +67,10 @@ pub(crate) struct State {
     pub(crate) observed: Observed,
     pub(crate) underlay_missing: bool,
     pub(crate) underlay_mtu: u32,
+    /// What is set.
+    pub(crate) conntrack: BTreeSet<ConntrackParameter>,
+    /// How often all flows were forgotten.
+    pub(crate) forgotten: usize,
     pub(crate) done: Vec<Action>,
     pub(crate) observations: usize,
     refused: Vec<Action>,
@@ -143,6 +147,11 @@ impl Kernel for FakeKernel {
             fib_flags: 0,
             port_shared: false,
             underlay_prefixes: vec!["192.168.0.1/24".parse()?],
+            possible_cpus: 2,
+            realtime: false,
+            conntrack: ConntrackParameter::ALL
+                .map(|parameter| (parameter, u32::from(state.conntrack.contains(&parameter))))
+                .into(),
         })
     }
 
@@ -171,6 +180,7 @@ impl State {
         match action {
             Action::Kernel(action) => self.apply_kernel(action)?,
             Action::Dataplane(action) => self.apply_dataplane(action)?,
+            Action::SetConntrack(parameter) => drop(self.conntrack.insert(*parameter)),
         }
         self.done.push(action.clone());
         Ok(())
@@ -249,6 +259,7 @@ impl State {
                 };
                 self.dataplane()?.attached.insert(*hook, attachment);
             }
+            DataplaneAction::ForgetFlows => self.forgotten += 1,
             DataplaneAction::SetConfig(config) => self.dataplane()?.config = Some(**config),
             DataplaneAction::SetPeer { vtep, subnet } => drop(self.dataplane()?.peers.insert(*vtep, *subnet)),
             DataplaneAction::RemovePeer(vtep) => drop(self.dataplane()?.peers.remove(vtep)),

@@ -17,6 +17,8 @@ pub enum Group {
     Device,
     /// The eBPF programs and their configuration: the eBPF side of each peer depends on it, the kernel side does not.
     Dataplane,
+    /// What the fast path needs of the node besides: nothing but the fast path depends on it.
+    Fastpath,
     /// One peer, or several that share an address. The number means nothing outside its plan.
     Peer(usize),
 }
@@ -58,6 +60,7 @@ pub fn groups(steps: &[Step], observed: &Observed) -> Vec<Group> {
             (Some(key), _) => Group::Peer(sets.of(*key)),
             (None, Action::Kernel(_)) => Group::Device,
             (None, Action::Dataplane(_)) => Group::Dataplane,
+            (None, Action::SetConntrack(_)) => Group::Fastpath,
         })
         .collect()
 }

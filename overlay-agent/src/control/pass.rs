@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use overlay_core::action::Step;
+use overlay_core::action::{Action, DataplaneAction, Step};
 use overlay_core::desired::{Desired, desired};
 use overlay_core::diff;
 use overlay_core::model::{LeaseEvent, Settings};
@@ -68,6 +68,9 @@ pub struct Controller<K> {
     view: View,
     informed: bool,
     ready: bool,
+    /// Flows may have been learned by entries that are no longer there.
+    stale_flows: bool,
+    fastpath: Option<String>,
     blind: u32,
     jitter: Jitter,
     retries: Retries,
@@ -86,6 +89,9 @@ impl<K: Kernel> Controller<K> {
             view: View::default(),
             informed: false,
             ready: false,
+            // Whatever has changed while no agent was there.
+            stale_flows: true,
+            fastpath: None,
             blind: 0,
             jitter: Jitter::from_system(),
             retries: Retries::new(Jitter::from_system()),
@@ -145,6 +151,7 @@ impl<K: Kernel> Controller<K> {
             log::Level::Warn,
             "no longer the case: ",
         );
+        self.forget_stale_flows(&plan.observed).await;
         let report = execute(&mut self.kernel, &plan.steps, &plan.observed, &mut self.retries).await;
         let mut failures = self.retries.messages();
         if report.check_open {
@@ -157,15 +164,57 @@ impl<K: Kernel> Controller<K> {
             "no longer failing: ",
         );
         for (group, step) in &report.done {
-            if matches!(group, Group::Device | Group::Dataplane) {
+            // Flows are forgotten at every turn.
+            let common = step.action == DataplaneAction::ForgetFlows.into();
+            if matches!(group, Group::Device | Group::Dataplane | Group::Fastpath) && !common {
                 log::info!("{step}");
             }
         }
         if let Some(summary) = summary(&report, start.elapsed()) {
             log::info!("{summary}");
         }
+        // A configuration forgets them, too.
+        let configured = report
+            .done
+            .iter()
+            .any(|(_, step)| matches!(step.action, Action::Dataplane(DataplaneAction::SetConfig(_))));
+        self.stale_flows = report.not_forgotten || self.stale_flows && !configured;
         self.announce(&plan, &report);
+        self.announce_fastpath(&plan, &report);
         self.retries.next()
+    }
+
+    /// Forgets flows that may be wrong and that no plan would forget: after a start, and where a plan could not.
+    async fn forget_stale_flows(&mut self, observed: &Observed) {
+        let configured = observed
+            .dataplane
+            .as_ref()
+            .is_some_and(|maps| maps.config.is_some());
+        // Without a configuration there are no flows.
+        if !self.stale_flows || !configured {
+            return;
+        }
+        let forget = Action::from(DataplaneAction::ForgetFlows);
+        match self.kernel.execute(&[&forget]).await.into_iter().next() {
+            Some(Err(error)) => log::debug!("cannot {forget}, trying again with the next pass: {error:#}"),
+            Some(Ok(())) | None => self.stale_flows = false,
+        }
+    }
+
+    /// Says whether there is a fast path, when that has changed.
+    fn announce_fastpath(&mut self, plan: &Plan, report: &Report<'_>) {
+        if report.incomplete.contains(&Group::Device) || report.incomplete.contains(&Group::Dataplane) {
+            return;
+        }
+        let text = if report.fastpath_off {
+            "off: connection tracking could not be set for it, see above".to_owned()
+        } else {
+            plan.desired.fastpath.to_string()
+        };
+        if self.fastpath.as_ref() != Some(&text) {
+            log::info!("fast path: {text}");
+            self.fastpath = Some(text);
+        }
     }
 
     /// Says once that the first complete list is in the kernel.

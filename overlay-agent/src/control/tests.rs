@@ -1,7 +1,7 @@
 use std::pin::pin;
 
 use overlay_core::action::{Action, DataplaneAction, KernelAction};
-use overlay_core::model::{Dataplane, FamilyLease, Lease, MacAddr, Settings};
+use overlay_core::model::{Dataplane, FamilyLease, FlowSettings, Lease, MacAddr, Settings};
 use overlay_core::net_conf::NetConf;
 use tokio::sync::mpsc::{self, Sender};
 use tokio::time::{advance, sleep};
@@ -18,6 +18,8 @@ fn settings() -> Settings {
         dataplane: Dataplane::Ebpf,
         log_level: 0,
         max_peers: 1000,
+        fastpath: true,
+        flows: FlowSettings::default(),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{clsact, tcx};
 /// Every place where a program of ours for `hook` is attached.
 fn find(pins: &Pins, hook: Hook) -> Result<Vec<Placement>> {
     let mut placements = tcx::find(pins, hook)?;
-    placements.extend(clsact::find(&pins.programs(hook)?, hook)?);
+    placements.extend(clsact::find(&pins.programs(hook)?, hook.program())?);
     Ok(placements)
 }
 
@@ -52,7 +52,7 @@ pub(super) fn attach(pins: &Pins, hook: Hook, device: &str, mechanism: Mechanism
             }
         }
         (None, Mechanism::Tcx) => tcx::attach(pins, &current, hook, device)?,
-        (None, Mechanism::Clsact) => clsact::attach(pins, &current, hook, device, ifindex)?,
+        (None, Mechanism::Clsact) => clsact::attach(pins, &current, hook.program(), device, ifindex)?,
     }
     let mut kept = false;
     for placement in find(pins, hook)? {
@@ -86,7 +86,7 @@ fn current(pins: &Pins, hook: Hook) -> Result<PinnedProgram> {
     pins.current_program(hook)?.ok_or_else(|| {
         anyhow!(
             "{} is not loaded: {} is missing",
-            hook.program(),
+            hook.program().name(),
             pins.program(hook).display()
         )
     })
@@ -97,9 +97,9 @@ fn replace(placement: &Placement, program: &PinnedProgram, hook: Hook) -> Result
         return Ok(());
     }
     match &placement.place {
-        Place::Tcx { pin } => tcx::replace(pin, program),
+        Place::Tcx { pin } => tcx::replace(pin, program).map(drop),
         Place::Clsact { priority, handle } => {
-            clsact::replace(placement.ifindex, hook, *priority, *handle, program)
+            clsact::replace(placement.ifindex, hook.program(), *priority, *handle, program)
         }
     }
 }
@@ -107,6 +107,8 @@ fn replace(placement: &Placement, program: &PinnedProgram, hook: Hook) -> Result
 fn remove(placement: &Placement, hook: Hook) -> Result<()> {
     match &placement.place {
         Place::Tcx { pin } => super::pins::unpin(pin),
-        Place::Clsact { priority, handle } => clsact::remove(placement.ifindex, hook, *priority, *handle),
+        Place::Clsact { priority, handle } => {
+            clsact::remove(placement.ifindex, hook.program(), *priority, *handle)
+        }
     }
 }

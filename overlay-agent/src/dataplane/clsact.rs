@@ -7,86 +7,104 @@ use std::mem;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::programs::Link as _;
-use aya::programs::ProgramError;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
+use aya::programs::{ProgramError, TcAttachType};
 use nix::errno::Errno;
-use nix::net::if_::if_indextoname;
-use overlay_core::action::Hook;
+use overlay_core::action::Program;
 
 use super::pins::{PinnedProgram, Pins};
-use super::place::{Place, Placement, attach_type, open};
-use super::tc_dump::{self, Parent};
+use super::place::{Place, Placement, attach_type, comes_first, device_name, open};
+use super::tc_dump::{self, Filter, Parent};
 
 /// Handle of our filters: unlike the `1` that everybody uses, it is not replaced by mistake.
-const HANDLE: TcHandle = TcHandle::new(0, 0x6f76);
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 0x6f76);
 
 /// The kernel keeps this much of a program's name.
 const NAME_LENGTH: usize = 15;
 
-const fn parent(hook: Hook) -> Parent {
-    match hook {
-        Hook::VtepEgress => Parent::Egress,
-        Hook::UnderlayIngress => Parent::Ingress,
+pub(super) const fn parent(what: Program) -> Parent {
+    match attach_type(what) {
+        TcAttachType::Egress => Parent::Egress,
+        TcAttachType::Ingress | TcAttachType::Custom(_) => Parent::Ingress,
     }
 }
 
-/// Priorities to try, the preferred one first; the kernel runs low ones first. Encapsulation takes packets away, so
-/// others see them before (49152 is where the kernel starts with those that it chooses itself, downwards); the peer
-/// check comes before anybody looks inside.
-fn priorities(hook: Hook) -> Box<dyn Iterator<Item = u16>> {
-    match hook {
-        Hook::VtepEgress => Box::new((1..=50_000).rev()),
-        Hook::UnderlayIngress => Box::new(1..=u16::MAX),
+/// Priorities to try, the preferred one first; the kernel runs low ones first. 49152 is where the kernel starts with
+/// those that it chooses itself, downwards.
+fn priorities(what: Program) -> Box<dyn Iterator<Item = u16>> {
+    if comes_first(what) {
+        Box::new(1..=u16::MAX)
+    } else {
+        Box::new((1..=50_000).rev())
     }
 }
 
-/// The filters that run one of `programs`.
-pub(super) fn find(programs: &[PinnedProgram], hook: Hook) -> Result<Vec<Placement>> {
+/// The first of [`priorities`].
+pub(super) fn preferred(what: Program) -> Option<u16> {
+    priorities(what).next()
+}
+
+/// What the kernel keeps of the program's name, which aya gives the filter, too.
+pub(super) fn own_name(what: Program) -> &'static str {
+    let name = what.name();
+    name.get(..NAME_LENGTH).unwrap_or(name)
+}
+
+/// The filters that run one of `programs`, builds of `what`.
+pub(super) fn find(programs: &[PinnedProgram], what: Program) -> Result<Vec<Placement>> {
     let mut placements = Vec::new();
     if programs.is_empty() {
         return Ok(placements);
     }
     for qdisc in tc_dump::qdiscs()? {
-        for filter in tc_dump::filters(qdisc.ifindex, parent(hook))? {
-            if let Some(program) = filter
-                .program
-                .filter(|id| programs.iter().any(|program| program.id == *id))
-            {
-                let place = Place::Clsact {
-                    priority: filter.priority,
-                    handle: filter.handle,
-                };
-                placements.push(Placement {
-                    ifindex: qdisc.ifindex,
-                    program,
-                    place,
-                });
-            }
-        }
+        placements.extend(find_on(programs, what, qdisc.ifindex)?);
     }
     Ok(placements)
+}
+
+/// The filters of one device that run one of `programs`, builds of `what`; none when the device is gone.
+pub(super) fn find_on(programs: &[PinnedProgram], what: Program, ifindex: u32) -> Result<Vec<Placement>> {
+    Ok(ours(&tc_dump::filters(ifindex, parent(what))?, programs, ifindex))
+}
+
+/// Those of a device's filters that run one of `programs`.
+pub(super) fn ours(filters: &[Filter], programs: &[PinnedProgram], ifindex: u32) -> Vec<Placement> {
+    let ours = |id: &u32| programs.iter().any(|program| program.id == *id);
+    filters
+        .iter()
+        .filter_map(|filter| {
+            Some(Placement {
+                ifindex,
+                program: filter.program.filter(ours)?,
+                place: Place::Clsact {
+                    priority: filter.priority,
+                    handle: filter.handle,
+                },
+            })
+        })
+        .collect()
 }
 
 /// Adds a filter at a priority that nobody uses, and the qdisc if there is none.
 pub(super) fn attach(
     pins: &Pins,
     program: &PinnedProgram,
-    hook: Hook,
+    what: Program,
     device: &str,
     ifindex: u32,
 ) -> Result<()> {
-    ensure_qdisc(pins, device, ifindex, hook)?;
-    let filters = tc_dump::filters(ifindex, parent(hook))?;
-    let own_name = hook.program().get(..NAME_LENGTH).unwrap_or(hook.program());
+    ensure_qdisc(pins, device, ifindex, what)?;
+    let filters = tc_dump::filters(ifindex, parent(what))?;
+    let own_name = own_name(what);
     for filter in &filters {
         if filter.name.as_deref() == Some(own_name) {
             log::warn!(
                 "{device} has a filter {own_name} that runs program {}, which is not pinned in {pins}: perhaps of an \
                  agent whose pins are gone. It stays; to remove it: tc filter del dev {device} {} pref {} handle {:#x} bpf",
                 filter.program.unwrap_or_default(),
-                match parent(hook) {
+                match parent(what) {
                     Parent::Ingress => "ingress",
                     Parent::Egress => "egress",
                 },
@@ -95,16 +113,20 @@ pub(super) fn attach(
             );
         }
     }
-    let priority = priorities(hook)
+    let priority = priorities(what)
         .find(|priority| filters.iter().all(|filter| filter.priority != *priority))
         .ok_or_else(|| anyhow!("every filter priority of {device} is taken"))?;
+    add_filter(program, what, device, priority)
+}
+
+fn add_filter(program: &PinnedProgram, what: Program, device: &str, priority: u16) -> Result<()> {
     let mut program = open(program)?;
     let options = NlOptions {
         priority,
         handle: HANDLE,
         classid: None,
     };
-    let id = program.attach_with_options(device, attach_type(hook), TcAttachOptions::Netlink(options))?;
+    let id = program.attach_with_options(device, attach_type(what), TcAttachOptions::Netlink(options))?;
     keep(program.take_link(id)?);
     Ok(())
 }
@@ -114,7 +136,7 @@ fn keep(link: SchedClassifierLink) {
     mem::forget(link);
 }
 
-fn ensure_qdisc(pins: &Pins, device: &str, ifindex: u32, hook: Hook) -> Result<()> {
+fn ensure_qdisc(pins: &Pins, device: &str, ifindex: u32, what: Program) -> Result<()> {
     match qdisc_add_clsact(device) {
         Ok(()) => return pins.mark_qdisc(ifindex),
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
@@ -123,7 +145,7 @@ fn ensure_qdisc(pins: &Pins, device: &str, ifindex: u32, hook: Hook) -> Result<(
         }
     }
     let is_ingress = |qdisc: &tc_dump::Qdisc| qdisc.ifindex == ifindex && qdisc.kind == "ingress";
-    if matches!(hook, Hook::VtepEgress) && tc_dump::qdiscs()?.iter().any(is_ingress) {
+    if matches!(parent(what), Parent::Egress) && tc_dump::qdiscs()?.iter().any(is_ingress) {
         bail!(
             "{device} has an ingress qdisc of somebody else, which has no egress hook and leaves no room for clsact; \
              the kernel device carries the traffic until it is gone (tc qdisc del dev {device} ingress)"
@@ -135,12 +157,12 @@ fn ensure_qdisc(pins: &Pins, device: &str, ifindex: u32, hook: Hook) -> Result<(
 /// Lets a filter run another program, atomically.
 pub(super) fn replace(
     ifindex: u32,
-    hook: Hook,
+    what: Program,
     priority: u16,
     handle: u32,
     program: &PinnedProgram,
 ) -> Result<()> {
-    let Some(link) = link(ifindex, hook, priority, handle)? else {
+    let Some(link) = link(ifindex, what, priority, handle)? else {
         return Ok(());
     };
     let mut program = open(program)?;
@@ -151,8 +173,8 @@ pub(super) fn replace(
     Ok(())
 }
 
-pub(super) fn remove(ifindex: u32, hook: Hook, priority: u16, handle: u32) -> Result<()> {
-    let Some(link) = link(ifindex, hook, priority, handle)? else {
+pub(super) fn remove(ifindex: u32, what: Program, priority: u16, handle: u32) -> Result<()> {
+    let Some(link) = link(ifindex, what, priority, handle)? else {
         return Ok(());
     };
     match link.detach() {
@@ -162,17 +184,11 @@ pub(super) fn remove(ifindex: u32, hook: Hook, priority: u16, handle: u32) -> Re
 }
 
 /// aya's handle of an attached filter; `None` when the device is gone.
-fn link(ifindex: u32, hook: Hook, priority: u16, handle: u32) -> Result<Option<SchedClassifierLink>> {
-    let name = match if_indextoname(ifindex) {
-        Ok(name) => name
-            .into_string()
-            .with_context(|| format!("the name of interface {ifindex}"))?,
-        Err(error) if is_gone(Some(error as i32)) => return Ok(None),
-        Err(error) => {
-            return Err(error).with_context(|| format!("cannot read the name of interface {ifindex}"));
-        }
+fn link(ifindex: u32, what: Program, priority: u16, handle: u32) -> Result<Option<SchedClassifierLink>> {
+    let Some(name) = device_name(ifindex)? else {
+        return Ok(None);
     };
-    match SchedClassifierLink::attached(&name, attach_type(hook), priority, TcHandle::from(handle), None) {
+    match SchedClassifierLink::attached(&name, attach_type(what), priority, TcHandle::from(handle), None) {
         Ok(link) => Ok(Some(link)),
         Err(error) if is_gone(error.raw_os_error()) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot find {name}")),
@@ -189,13 +205,8 @@ fn is_gone(errno: Option<i32>) -> bool {
 pub(super) fn remove_own_qdiscs(pins: &Pins) -> Result<()> {
     let present = tc_dump::qdiscs()?;
     for ifindex in pins.marked_qdiscs()? {
-        if present
-            .iter()
-            .any(|qdisc| qdisc.ifindex == ifindex && qdisc.kind == "clsact")
-        {
-            let unused = tc_dump::filters(ifindex, Parent::Ingress)?.is_empty()
-                && tc_dump::filters(ifindex, Parent::Egress)?.is_empty();
-            if unused {
+        if is_clsact(&present, ifindex) {
+            if is_unused(ifindex)? {
                 tc_dump::delete_clsact(ifindex)?;
             } else {
                 log::warn!(
@@ -206,4 +217,29 @@ pub(super) fn remove_own_qdiscs(pins: &Pins) -> Result<()> {
         pins.unmark_qdisc(ifindex)?;
     }
     Ok(())
+}
+
+/// Removes the qdisc of a device, which may have ended, if we made it and nothing is on it.
+pub(super) fn remove_own_qdisc_if_unused(pins: &Pins, ifindex: u32) -> Result<()> {
+    if !pins.is_marked(ifindex) {
+        return Ok(());
+    }
+    if is_clsact(&tc_dump::qdiscs()?, ifindex) {
+        if !is_unused(ifindex)? {
+            return Ok(());
+        }
+        tc_dump::delete_clsact(ifindex)?;
+    }
+    pins.unmark_qdisc(ifindex)
+}
+
+fn is_clsact(qdiscs: &[tc_dump::Qdisc], ifindex: u32) -> bool {
+    qdiscs
+        .iter()
+        .any(|qdisc| qdisc.ifindex == ifindex && qdisc.kind == "clsact")
+}
+
+fn is_unused(ifindex: u32) -> Result<bool> {
+    Ok(tc_dump::filters(ifindex, Parent::Ingress)?.is_empty()
+        && tc_dump::filters(ifindex, Parent::Egress)?.is_empty())
 }

@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use aya::maps::MapInfo;
 use aya_log::EbpfLogger;
 use log::Log;
+use overlay_core::action::Program;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time;
 
-use super::HOOKS;
 use super::pins::{LOGS, Pins};
 
 /// How often the pin is looked at: the ring buffer is another one after the maps were replaced.
@@ -48,12 +48,12 @@ fn open(pins: &Pins) -> Result<Option<(u32, Logger)>> {
         return Ok(None);
     };
     let mut result = Ok(None);
-    for hook in HOOKS {
-        let Some(program) = pins.current_program(hook)? else {
+    for program in Program::ALL {
+        let Some(pinned) = pins.current_program(program)? else {
             continue;
         };
-        result = EbpfLogger::init_from_id(program.id)
-            .with_context(|| format!("cannot open the log of {}", hook.program()))
+        result = EbpfLogger::init_from_id(pinned.id)
+            .with_context(|| format!("cannot open the log of {}", program.name()))
             .and_then(poll)
             .map(|logger| Some((map, logger)));
         // A program that logs nothing has no buffer, and the other one may.

@@ -1,138 +1,29 @@
 //! The pinned maps: whether they fit this agent, and their entries.
 
+pub(super) mod endpoints;
+mod flows;
+mod layout;
+mod peers;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow};
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{
-    Array, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap, PerCpuValues,
-};
+use aya::maps::{Array, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
 use nix::errno::Errno;
-use overlay_common::addr::{Addr, MaskedPrefix, V4_MAPPED_BITS};
-use overlay_common::config::{ABI_VERSION, Config};
-use overlay_common::maps::{CONFIG, COUNTERS, Counter, PEERS, Peer, PeerStats, SUBNETS, SubnetEntry};
+use overlay_common::addr::{Addr, V4_MAPPED_BITS};
+use overlay_common::config::Config;
+use overlay_common::maps::{CONFIG, COUNTERS, Counter, SUBNETS, SubnetEntry};
 use overlay_common::reason::Reason;
 
-use super::HOOKS;
-use super::pins::{LOGS, Pins, map_names};
-
-/// What is pinned, as a whole.
-pub(super) enum State {
-    /// Nothing of ours.
-    Absent,
-    /// Every map, with the layout and capacity of this agent.
-    Compatible,
-    /// Something that must be replaced, and why.
-    Incompatible(String),
-}
-
-/// What a pinned map must be like to be kept.
-struct Layout {
-    name: &'static str,
-    map_type: MapType,
-    /// Key size, value size and capacity; `None` where any will do.
-    sizes: Option<[u32; 3]>,
-}
-
-fn layouts(max_peers: u32) -> Result<[Layout; 5]> {
-    let size = |bytes: usize| u32::try_from(bytes);
-    Ok([
-        Layout {
-            name: CONFIG,
-            map_type: MapType::Array,
-            sizes: Some([4, size(size_of::<Config>())?, 1]),
-        },
-        Layout {
-            name: SUBNETS,
-            map_type: MapType::LpmTrie,
-            sizes: Some([
-                size(size_of::<Key<Addr>>())?,
-                size(size_of::<SubnetEntry>())?,
-                max_peers,
-            ]),
-        },
-        Layout {
-            name: PEERS,
-            map_type: MapType::PerCpuHash,
-            sizes: Some([size(size_of::<Addr>())?, size(size_of::<Peer>())?, max_peers]),
-        },
-        Layout {
-            name: COUNTERS,
-            map_type: MapType::PerCpuArray,
-            sizes: Some([4, size(size_of::<Counter>())?, size(Reason::COUNT)?]),
-        },
-        Layout {
-            name: LOGS,
-            map_type: MapType::RingBuf,
-            sizes: None,
-        },
-    ])
-}
-
-/// Compares what is pinned with what this agent would pin.
-pub(super) fn state(pins: &Pins, max_peers: u32) -> Result<State> {
-    let (present, missing): (Vec<_>, Vec<_>) = map_names().partition(|name| pins.map(name).exists());
-    if present.is_empty() && !pins.has_other_than_maps()? {
-        return Ok(State::Absent);
-    }
-    if !missing.is_empty() {
-        return Ok(State::Incompatible(format!(
-            "the set of maps is not complete: {} missing",
-            missing.join(", ")
-        )));
-    }
-    for layout in layouts(max_peers)? {
-        if let Some(why) = mismatch(pins, &layout)? {
-            return Ok(State::Incompatible(why));
-        }
-    }
-    let abi = raw_config(pins)?.abi;
-    let why = match abi {
-        ABI_VERSION => return Ok(State::Compatible),
-        // Not configured: nobody says which version laid out the other maps but the program that came with them.
-        0 => {
-            let mut loaded = true;
-            for hook in HOOKS {
-                loaded &= pins.current_program(hook)?.is_some();
-            }
-            if loaded {
-                return Ok(State::Compatible);
-            }
-            "it was never configured, and not every program of this agent is there".to_owned()
-        }
-        other => format!("its maps have ABI version {other}, this agent has {ABI_VERSION}"),
-    };
-    Ok(State::Incompatible(why))
-}
-
-fn mismatch(pins: &Pins, layout: &Layout) -> Result<Option<String>> {
-    let Layout {
-        name,
-        map_type,
-        sizes,
-    } = layout;
-    let path = pins.map(name);
-    let info = MapInfo::from_pin(&path)
-        .with_context(|| format!("cannot examine the map pinned at {}", path.display()))?;
-    match info.map_type() {
-        Ok(found) if found == *map_type => {}
-        Ok(found) => return Ok(Some(format!("map {name} is of type {found:?}, not {map_type:?}"))),
-        Err(error) => return Ok(Some(format!("map {name} is of an unknown type: {error}"))),
-    }
-    let found = [info.key_size(), info.value_size(), info.max_entries()];
-    Ok(sizes
-        .filter(|wanted| *wanted != found)
-        .map(|[key, value, entries]| {
-            let [found_key, found_value, found_entries] = found;
-            format!(
-                "map {name} has key size {found_key}, value size {found_value}, capacity {found_entries}; \
-             wanted {key}, {value}, {entries}"
-            )
-        }))
-}
+pub use self::flows::FlowCounts;
+pub(super) use self::flows::{count as flow_counts, forget as forget_flows};
+pub(super) use self::layout::{State, state};
+pub(super) use self::peers::{StatsSlots, peer_stats, peers, remove_peer, set_peer};
+use super::pins::Pins;
 
 /// Opens a pinned map.
 fn open(pins: &Pins, name: &str) -> Result<Map> {
@@ -161,8 +52,14 @@ pub(super) fn config(pins: &Pins) -> Result<Option<Config>> {
     Ok(Some(raw_config(pins)?).filter(|config| config.abi != 0))
 }
 
+/// Writes the configuration, with the epoch after the current one: flows were learned by the old configuration.
 pub(super) fn set_config(pins: &Pins, config: &Config) -> Result<()> {
     let mut map: Array<MapData, Config> = typed(pins, CONFIG)?;
+    let current = map.get(&0, 0).context("cannot read the CONFIG entry")?;
+    let config = Config {
+        epoch: current.epoch.wrapping_add(1),
+        ..*config
+    };
     map.set(0, config, 0).context("cannot write the CONFIG entry")
 }
 
@@ -212,63 +109,6 @@ fn prefix_of(key: &Key<Addr>) -> Result<IpNet> {
         .ok()
         .and_then(|bits| IpNet::new(address, bits).ok());
     prefix.ok_or_else(|| anyhow!("SUBNETS has the impossible key {address}/{bits}"))
-}
-
-type Peers = PerCpuHashMap<MapData, Addr, Peer>;
-
-/// The subnet of a peer; `None` for an entry without any CPU's copy, which the kernel does not have.
-fn subnet_of(copies: &PerCpuValues<Peer>) -> Result<Option<IpNet>> {
-    let subnet = copies
-        .first()
-        .map(|peer| Key::new(peer.subnet.bits(), peer.subnet.address()));
-    subnet.map(|key| prefix_of(&key)).transpose()
-}
-
-pub(super) fn peers(pins: &Pins) -> Result<BTreeMap<IpAddr, IpNet>> {
-    let map: Peers = typed(pins, PEERS)?;
-    let entries = map.iter().map(|entry| {
-        let (vtep, copies) = entry.context("cannot read PEERS")?;
-        Ok(subnet_of(&copies)?.map(|subnet| (IpAddr::from(vtep), subnet)))
-    });
-    entries.filter_map(Result::transpose).collect()
-}
-
-pub(super) fn set_peer(pins: &Pins, vtep: IpAddr, subnet: IpNet) -> Result<()> {
-    let mut map: Peers = typed(pins, PEERS)?;
-    let address = Addr::from(vtep);
-    // A peer that is there keeps its statistics.
-    if let Ok(copies) = map.get(&address, 0)
-        && subnet_of(&copies)? == Some(subnet)
-    {
-        return Ok(());
-    }
-    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("cannot read {path}: {error}"))?;
-    let key = key_of(subnet);
-    let peer = Peer::new(MaskedPrefix::new(key.data(), key.prefix_len()));
-    let copies = PerCpuValues::try_from(vec![peer; cpus]).context("cannot make a PEERS entry")?;
-    map.insert(address, copies, 0)
-        .map_err(explain_full)
-        .with_context(|| format!("cannot write the PEERS entry {vtep}"))
-}
-
-pub(super) fn remove_peer(pins: &Pins, address: IpAddr) -> Result<()> {
-    let mut map: Peers = typed(pins, PEERS)?;
-    absent_is_removed(map.remove(&Addr::from(address)))
-        .with_context(|| format!("cannot remove the PEERS entry {address}"))
-}
-
-pub(super) fn peer_stats(pins: &Pins) -> Result<BTreeMap<IpAddr, PeerStats>> {
-    let map: Peers = typed(pins, PEERS)?;
-    map.iter()
-        .map(|entry| {
-            let (address, values) = entry.context("cannot read PEERS")?;
-            let stats = values.iter().map(|peer| peer.stats);
-            Ok((
-                IpAddr::from(address),
-                stats.fold(PeerStats::ZERO, PeerStats::plus),
-            ))
-        })
-        .collect()
 }
 
 pub(super) fn counters(pins: &Pins) -> Result<Vec<(Reason, Counter)>> {

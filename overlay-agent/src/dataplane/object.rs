@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, anyhow};
 use aya::EbpfLoader;
 use aya::programs::{ProgramError, SchedClassifier};
-use overlay_common::maps::{PEERS, SUBNETS};
+use overlay_common::maps::{EGRESS_FLOWS, INGRESS_FLOWS, PEER_STATS, PEERS, SUBNETS};
+use overlay_core::action::Program;
 
-use super::HOOKS;
+use super::Capacity;
 use super::pins::{Pins, map_names};
 
 /// The compiled programs of `overlay-ebpf`: an ELF object with BTF.
@@ -17,33 +18,36 @@ pub const OBJECT_HASH: &str = env!("OVERLAY_OBJECT_HASH");
 /// Creates and pins the maps that are not pinned yet, and loads and pins the programs that are not.
 ///
 /// Maps that are pinned are used as they are: the caller has checked that they fit.
-pub(super) fn load_and_pin(pins: &Pins, max_peers: u32) -> Result<()> {
+pub(super) fn load_and_pin(pins: &Pins, capacity: Capacity) -> Result<()> {
     let mut missing = Vec::new();
-    for hook in HOOKS {
-        if pins.current_program(hook)?.is_none() {
-            missing.push(hook);
+    for program in Program::ALL {
+        if pins.current_program(program)?.is_none() {
+            missing.push(program);
         }
     }
     if missing.is_empty() {
         return Ok(());
     }
     let mut loader = EbpfLoader::new();
-    loader
-        .map_max_entries(SUBNETS, max_peers)
-        .map_max_entries(PEERS, max_peers);
+    for name in [SUBNETS, PEERS, PEER_STATS] {
+        loader.map_max_entries(name, capacity.peers);
+    }
+    for name in [EGRESS_FLOWS, INGRESS_FLOWS] {
+        loader.map_max_entries(name, capacity.flows);
+    }
     for name in map_names() {
         loader.map_pin_path(name, pins.map(name));
     }
     let mut object = loader.load(OBJECT).context("cannot create the eBPF maps")?;
-    for hook in missing {
-        let name = hook.program();
+    for wanted in missing {
+        let name = wanted.name();
         let program: &mut SchedClassifier = object
             .program_mut(name)
             .ok_or_else(|| anyhow!("the embedded object has no program {name}"))?
             .try_into()
             .with_context(|| format!("{name} is not a classifier"))?;
         program.load().map_err(|error| refused(name, error))?;
-        let path = pins.program(hook);
+        let path = pins.program(wanted);
         program
             .pin(&path)
             .with_context(|| format!("cannot pin {name} at {}", path.display()))?;

@@ -1,25 +1,29 @@
 //! The pin directory: names, and what lies there.
 //!
 //! ```text
-//! <pin dir>/CONFIG, SUBNETS, PEERS, COUNTERS, AYA_LOGS   maps
+//! <pin dir>/<map>                                        maps, by their names
 //! <pin dir>/programs/<program>-<object hash>             programs
 //! <pin dir>/links/<program>                              TCX links (<program>-new while one is replaced)
+//! <pin dir>/links/<program>-<interface index>            TCX links of devices that lead to pods
 //! <pin dir>/qdiscs/<interface index>                     empty directories: clsact qdiscs that we made
 //! ```
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use aya::programs::ProgramInfo;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use overlay_common::maps;
-use overlay_core::action::Hook;
+use overlay_core::action::{Hook, Program};
+use overlay_core::pods::POD_PROGRAMS;
 
-use super::{HOOKS, OBJECT_HASH};
+use super::OBJECT_HASH;
 
 /// Ring buffer of aya-log.
 pub(super) const LOGS: &str = "AYA_LOGS";
@@ -31,6 +35,14 @@ const QDISCS: &str = "qdiscs";
 /// Names of every pinned map.
 pub(super) fn map_names() -> impl Iterator<Item = &'static str> {
     maps::PINNED.into_iter().chain([LOGS])
+}
+
+/// Held while programs and attachments change: the control loop and the loop for pods run on different threads.
+static CHANGES: Mutex<()> = Mutex::new(());
+
+/// Waits until nobody else in this process changes programs or attachments, and keeps others waiting.
+pub(super) fn exclusive() -> MutexGuard<'static, ()> {
+    CHANGES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The pin directory.
@@ -63,19 +75,37 @@ impl Pins {
     }
 
     /// Where the program of the embedded object is pinned.
-    pub(super) fn program(&self, hook: Hook) -> PathBuf {
+    pub(super) fn program(&self, program: impl Into<Program>) -> PathBuf {
         self.directory
             .join(PROGRAMS)
-            .join(format!("{}-{OBJECT_HASH}", hook.program()))
+            .join(format!("{}-{OBJECT_HASH}", program.into().name()))
     }
 
     pub(super) fn link(&self, hook: Hook) -> PathBuf {
-        self.directory.join(LINKS).join(hook.program())
+        self.directory.join(LINKS).join(hook.program().name())
     }
 
     /// Where a link is pinned before it takes the place of an older one. No dot: BPF file systems refuse them.
     pub(super) fn new_link(&self, hook: Hook) -> PathBuf {
-        self.directory.join(LINKS).join(format!("{}-new", hook.program()))
+        self.directory
+            .join(LINKS)
+            .join(format!("{}-new", hook.program().name()))
+    }
+
+    /// Where the link of a device that leads to a pod is pinned.
+    pub(super) fn pod_link(&self, program: Program, ifindex: u32) -> PathBuf {
+        self.directory
+            .join(LINKS)
+            .join(format!("{}-{ifindex}", program.name()))
+    }
+
+    /// The links of devices that lead to pods, by interface index.
+    pub(super) fn pod_links(&self, program: Program) -> Result<BTreeMap<u32, PathBuf>> {
+        let paths = entries(&self.directory.join(LINKS))?;
+        Ok(paths
+            .into_iter()
+            .filter_map(|path| Some((pod_link_index(&path, program)?, path)))
+            .collect())
     }
 
     /// Whether there is anything at all.
@@ -149,43 +179,53 @@ impl Pins {
 
     fn is_ours(&self, path: &Path) -> bool {
         path.parent() == Some(&self.directory.join(QDISCS))
-            || HOOKS.into_iter().any(|hook| {
-                is_program_pin(path, hook) || *path == self.link(hook) || *path == self.new_link(hook)
-            })
+            || Program::ALL
+                .into_iter()
+                .any(|program| is_program_pin(path, program))
+            || Hook::ALL
+                .into_iter()
+                .any(|hook| *path == self.link(hook) || *path == self.new_link(hook))
+            || POD_PROGRAMS
+                .into_iter()
+                .any(|program| pod_link_index(path, program).is_some())
     }
 
     /// The program of the embedded object, if it is pinned.
-    pub(super) fn current_program(&self, hook: Hook) -> Result<Option<PinnedProgram>> {
-        let path = self.program(hook);
+    pub(super) fn current_program(&self, program: impl Into<Program>) -> Result<Option<PinnedProgram>> {
+        let path = self.program(program);
         if !path.exists() {
             return Ok(None);
         }
         read_program(path).map(Some)
     }
 
-    /// Every program for `hook` that some version of the agent pinned.
-    pub(super) fn programs(&self, hook: Hook) -> Result<Vec<PinnedProgram>> {
-        self.program_paths(hook)?.into_iter().map(read_program).collect()
+    /// Every build of a program that some version of the agent pinned.
+    pub(super) fn programs(&self, program: impl Into<Program>) -> Result<Vec<PinnedProgram>> {
+        self.program_paths(program.into())?
+            .into_iter()
+            .map(read_program)
+            .collect()
     }
 
-    fn program_paths(&self, hook: Hook) -> Result<Vec<PathBuf>> {
+    fn program_paths(&self, program: Program) -> Result<Vec<PathBuf>> {
         let mut paths = entries(&self.directory.join(PROGRAMS))?;
-        paths.retain(|path| is_program_pin(path, hook));
+        paths.retain(|path| is_program_pin(path, program));
         Ok(paths)
     }
 
     /// Removes the pins of programs that are not from the embedded object.
-    pub(super) fn unpin_old_programs(&self, hook: Hook) -> Result<()> {
-        let current = self.program(hook);
-        self.program_paths(hook)?
+    pub(super) fn unpin_old_programs(&self, program: impl Into<Program>) -> Result<()> {
+        let program = program.into();
+        let current = self.program(program);
+        self.program_paths(program)?
             .iter()
             .filter(|path| **path != current)
             .try_for_each(|path| unpin(path))
     }
 
     pub(super) fn unpin_programs(&self) -> Result<()> {
-        for hook in HOOKS {
-            for path in self.program_paths(hook)? {
+        for program in Program::ALL {
+            for path in self.program_paths(program)? {
                 unpin(&path)?;
             }
         }
@@ -211,6 +251,11 @@ impl Pins {
             .collect())
     }
 
+    /// Whether we made the clsact qdisc of this device.
+    pub(super) fn is_marked(&self, ifindex: u32) -> bool {
+        self.directory.join(QDISCS).join(ifindex.to_string()).exists()
+    }
+
     pub(super) fn unmark_qdisc(&self, ifindex: u32) -> Result<()> {
         remove_directory(&self.directory.join(QDISCS).join(ifindex.to_string()))
     }
@@ -234,12 +279,21 @@ fn read_program(path: PathBuf) -> Result<PinnedProgram> {
 }
 
 /// `<program>-<16 hexadecimal digits>`.
-fn is_program_pin(path: &Path, hook: Hook) -> bool {
+fn is_program_pin(path: &Path, program: Program) -> bool {
     path.file_name()
-        .and_then(|name| name.to_str()?.strip_prefix(hook.program())?.strip_prefix('-'))
+        .and_then(|name| name.to_str()?.strip_prefix(program.name())?.strip_prefix('-'))
         .is_some_and(|hash| {
             hash.len() == OBJECT_HASH.len() && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
         })
+}
+
+/// The index in `<program>-<interface index>`.
+fn pod_link_index(path: &Path, program: Program) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    let index = name.strip_prefix(program.name())?.strip_prefix('-')?;
+    // No sign, no leading zeros: what we would call it.
+    let number: u32 = index.parse().ok()?;
+    (number.to_string() == index).then_some(number)
 }
 
 /// What a directory contains, sorted; nothing when it does not exist.

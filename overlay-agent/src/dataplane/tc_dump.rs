@@ -1,20 +1,12 @@
 //! Reading traffic control over netlink: which devices have a clsact qdisc, and which filters are on it.
-//!
-//! Of the answers only the few attributes needed here are parsed, so that filters of kinds that netlink-packet-route
-//! does not know, made by other people, cannot disturb us.
 
-use std::io;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::errno::Errno;
-use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage, NlaBuffer,
-    NlasIterator, parse_i32, parse_string, parse_u32,
-};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
-use rtnetlink::sys::{Socket, SocketAddr};
+
+use crate::rtnl::{find, number, refused_with, string, talk};
 
 // linux/rtnetlink.h, linux/pkt_cls.h
 const RTM_NEWQDISC: u16 = 36;
@@ -22,7 +14,9 @@ const RTM_NEWTFILTER: u16 = 44;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 
 /// `struct tcmsg`: what precedes the attributes.
 const TCMSG: usize = 20;
@@ -38,13 +32,25 @@ pub(super) struct Qdisc {
 /// A filter on the ingress or egress hook of a clsact qdisc.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Filter {
+    /// `bpf`, `u32`, `matchall`, ….
+    pub(super) kind: String,
     pub(super) priority: u16,
     /// 0 for the entry that stands for a whole priority.
     pub(super) handle: u32,
+    /// Whether it is a BPF filter whose program decides alone, without actions such as police and mirred.
+    pub(super) direct_action: bool,
     /// Name of a BPF filter: the first 15 bytes of its program's name, when aya attached it.
     pub(super) name: Option<String>,
     /// The kernel's id of the program of a BPF filter.
     pub(super) program: Option<u32>,
+}
+
+impl Filter {
+    /// Whether it may do something by traffic-control actions: these must see every packet.
+    pub(super) fn has_actions(&self) -> bool {
+        let whole_priority_of_programs = self.kind == "bpf" && self.handle == 0;
+        !self.direct_action && !whole_priority_of_programs
+    }
 }
 
 /// The hooks of a clsact qdisc.
@@ -55,7 +61,7 @@ pub(super) enum Parent {
 }
 
 impl Parent {
-    const fn handle(self) -> TcHandle {
+    pub(super) const fn handle(self) -> TcHandle {
         let minor = match self {
             Self::Ingress => TcHandle::MIN_INGRESS,
             Self::Egress => TcHandle::MIN_EGRESS,
@@ -109,6 +115,21 @@ pub(super) fn filters(ifindex: u32, parent: Parent) -> Result<Vec<Filter>> {
 
 /// Removes the clsact qdisc of a device, with every filter on it. It is no error when device or qdisc are gone.
 pub(super) fn delete_clsact(ifindex: u32) -> Result<()> {
+    let result = talk(
+        RouteNetlinkMessage::DelQueueDiscipline(clsact_message(ifindex)?),
+        NLM_F_ACK,
+        |_, _| Ok(()),
+    );
+    match result {
+        Err(error) if refused_with(&error, &[Errno::ENODEV, Errno::ENOENT]) => Ok(()),
+        result => result
+            .map(drop)
+            .with_context(|| format!("cannot remove the clsact qdisc of interface {ifindex}")),
+    }
+}
+
+/// A message about the clsact qdisc of a device.
+pub(super) fn clsact_message(ifindex: u32) -> Result<TcMessage> {
     let mut message = TcMessage::with_index(i32::try_from(ifindex)?);
     message.header.parent = TcHandle::CLSACT;
     message.header.handle = TcHandle {
@@ -116,22 +137,7 @@ pub(super) fn delete_clsact(ifindex: u32) -> Result<()> {
         minor: 0,
     };
     message.attributes.push(TcAttribute::Kind("clsact".to_owned()));
-    let result = talk(
-        RouteNetlinkMessage::DelQueueDiscipline(message),
-        NLM_F_ACK,
-        |_, _| Ok(()),
-    );
-    let gone = [Errno::ENODEV, Errno::ENOENT].map(|errno| Some(errno as i32));
-    match result {
-        Err(error)
-            if error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| gone.contains(&error.raw_os_error())) =>
-        {
-            Ok(())
-        }
-        result => result.with_context(|| format!("cannot remove the clsact qdisc of interface {ifindex}")),
-    }
+    Ok(message)
 }
 
 fn parse_filter(payload: &[u8]) -> Result<Filter> {
@@ -139,18 +145,20 @@ fn parse_filter(payload: &[u8]) -> Result<Filter> {
     // The priority is in the upper half, the protocol in the lower one.
     let [high, low, ..] = header.info.to_be_bytes();
     let mut filter = Filter {
+        kind: string(attributes, TCA_KIND)?.unwrap_or_default(),
         priority: u16::from_be_bytes([high, low]),
         handle: header.handle.into(),
+        direct_action: false,
         name: None,
         program: None,
     };
-    if string(attributes, TCA_KIND)?.as_deref() == Some("bpf")
+    if filter.kind == "bpf"
         && let Some(options) = find(attributes, TCA_OPTIONS)?
     {
         filter.name = string(options.value(), TCA_BPF_NAME)?;
-        filter.program = find(options.value(), TCA_BPF_ID)?
-            .map(|id| parse_u32(id.value()))
-            .transpose()?;
+        filter.program = number(options.value(), TCA_BPF_ID)?;
+        let flags = number(options.value(), TCA_BPF_FLAGS)?.unwrap_or_default();
+        filter.direct_action = flags & TCA_BPF_FLAG_ACT_DIRECT != 0;
     }
     Ok(filter)
 }
@@ -162,67 +170,46 @@ fn split(payload: &[u8]) -> Result<(TcHeader, &[u8])> {
     ))
 }
 
-fn find(attributes: &[u8], kind: u16) -> Result<Option<NlaBuffer<&[u8]>>> {
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute?;
-        if attribute.kind() == kind {
-            return Ok(Some(attribute));
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u16::try_from(4 + value.len()).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
     }
-    Ok(None)
-}
 
-fn string(attributes: &[u8], kind: u16) -> Result<Option<String>> {
-    Ok(find(attributes, kind)?
-        .map(|attribute| parse_string(attribute.value()))
-        .transpose()?)
-}
-
-/// Sends one request and hands each answer (message type, payload) to `each`.
-fn talk(
-    request: RouteNetlinkMessage,
-    flags: u16,
-    mut each: impl FnMut(u16, &[u8]) -> Result<()>,
-) -> Result<()> {
-    let mut packet = NetlinkMessage::from(request);
-    packet.header.flags = NLM_F_REQUEST | flags;
-    packet.finalize();
-    let mut bytes = vec![0; packet.buffer_len()];
-    packet.serialize(&mut bytes);
-
-    let mut socket = Socket::new(NETLINK_ROUTE).context("cannot open a netlink socket")?;
-    socket.bind_auto().context("cannot bind the netlink socket")?;
-    socket
-        .connect(&SocketAddr::new(0, 0))
-        .context("cannot connect the netlink socket")?;
-    socket
-        .send(&bytes, 0)
-        .context("cannot send the netlink request")?;
-    loop {
-        let (datagram, _) = socket
-            .recv_from_full()
-            .context("cannot receive the netlink answer")?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let answer = NetlinkBuffer::new_checked(rest)?;
-            match answer.message_type() {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => return acknowledged(answer.payload()),
-                kind => each(kind, answer.payload())?,
-            }
-            let next = usize::try_from(answer.length())?.next_multiple_of(4);
-            rest = rest.get(next..).unwrap_or_default();
+    /// As the kernel lists it; without options for the entry that stands for a whole priority.
+    fn filter(kind: &str, options: Option<&[Vec<u8>]>) -> Filter {
+        let mut payload = vec![0; TCMSG];
+        payload[4..8].copy_from_slice(&7_u32.to_ne_bytes());
+        payload[8..12].copy_from_slice(&u32::from(options.is_some()).to_ne_bytes());
+        payload[16..20].copy_from_slice(&(50_000_u32 << 16 | 3).to_ne_bytes());
+        payload.extend(attribute(TCA_KIND, &[kind.as_bytes(), &[0]].concat()));
+        if let Some(options) = options {
+            payload.extend(attribute(TCA_OPTIONS, &options.concat()));
         }
+        parse_filter(&payload).unwrap()
     }
-}
 
-/// `struct nlmsgerr`: a negative errno, 0 for success.
-fn acknowledged(payload: &[u8]) -> Result<()> {
-    let Some(code) = payload.get(..4) else {
-        bail!("a netlink error without a code")
-    };
-    match parse_i32(code)? {
-        0 => Ok(()),
-        code => Err(io::Error::from_raw_os_error(-code).into()),
+    #[test]
+    fn a_filter_has_actions_unless_it_is_a_program_that_decides_alone() {
+        let program = attribute(TCA_BPF_ID, &9_u32.to_ne_bytes());
+        let flags = |flags: u32| attribute(TCA_BPF_FLAGS, &flags.to_ne_bytes());
+        let ours = filter("bpf", Some(&[program.clone(), flags(TCA_BPF_FLAG_ACT_DIRECT)]));
+        assert_eq!((ours.priority, ours.handle, ours.program), (50_000, 1, Some(9)));
+        assert!(!ours.has_actions());
+        assert!(!filter("bpf", None).has_actions());
+        for other in [
+            filter("bpf", Some(&[program.clone(), flags(0)])),
+            filter("bpf", Some(&[program])),
+            filter("u32", Some(&[])),
+            filter("matchall", None),
+        ] {
+            assert!(other.has_actions(), "{other:?}");
+        }
     }
 }

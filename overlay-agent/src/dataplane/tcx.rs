@@ -1,19 +1,19 @@
 //! Attaching by TCX links (Linux 6.6): pinned, so they outlive the agent; ordered beside other people's programs.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use aya::programs::links::{FdLink, LinkError, LinkOrder, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcError};
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, TcAttachType};
 use aya::sys::SyscallError;
 use nix::errno::Errno;
-use overlay_core::action::Hook;
+use overlay_core::action::{Hook, Program};
 
 use super::pins::{PinnedProgram, Pins, unpin};
-use super::place::{Place, Placement, attach_type, open};
+use super::place::{Place, Placement, attach_type, comes_first, open};
 
 /// Whether this kernel has TCX: asks it which programs are on the loopback device.
 pub(super) fn supported() -> Result<bool> {
@@ -100,21 +100,43 @@ pub(super) fn attach(pins: &Pins, program: &PinnedProgram, hook: Hook, device: &
     let new = pins.new_link(hook);
     // Left by a process that was killed below; on another device, or it would have been settled.
     unpin(&new)?;
-    // Encapsulation takes packets away, so others see them before; the peer check comes before anybody looks inside.
-    let order = match hook {
-        Hook::VtepEgress => LinkOrder::last(),
-        Hook::UnderlayIngress => LinkOrder::first(),
-    };
-    let mut program = open(program)?;
-    let id = program.attach_with_options(device, attach_type(hook), TcAttachOptions::TcxOrder(order))?;
-    let link = FdLink::try_from(program.take_link(id)?)?;
-    link.pin(&new)
-        .with_context(|| format!("cannot pin the link at {}", new.display()))?;
+    create(&new, program, hook.program(), device)?;
     settle(pins, hook, &new)
 }
 
-/// Lets a pinned link run another program, atomically.
-pub(super) fn replace(pin: &Path, program: &PinnedProgram) -> Result<()> {
+/// Attaches `program` and pins the link at `pin`, where nothing is yet.
+pub(super) fn create(pin: &Path, program: &PinnedProgram, what: Program, device: &str) -> Result<()> {
+    let order = if comes_first(what) {
+        LinkOrder::first()
+    } else {
+        LinkOrder::last()
+    };
+    let mut program = open(program)?;
+    let id = program.attach_with_options(device, attach_type(what), TcAttachOptions::TcxOrder(order))?;
+    let link = FdLink::try_from(program.take_link(id)?)?;
+    link.pin(pin)
+        .with_context(|| format!("cannot pin the link at {}", pin.display()))?;
+    Ok(())
+}
+
+/// The kernel's ids of the programs on a hook of a device; none when it is gone.
+pub(super) fn programs_on(device: &str, what: Program) -> Result<Vec<u32>> {
+    match SchedClassifier::query_tcx(device, attach_type(what)) {
+        Ok((_, programs)) => Ok(programs.iter().map(ProgramInfo::id).collect()),
+        Err(ProgramError::TcError(TcError::IoError(error))) if is_gone(&error) => Ok(Vec::new()),
+        Err(ProgramError::SyscallError(error)) if is_gone(&error.io_error) => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot list the TCX programs of {device}")),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    [Errno::ENODEV, Errno::ENOENT]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+/// Lets a pinned link run another program, atomically. False when its device is gone.
+pub(super) fn replace(pin: &Path, program: &PinnedProgram) -> Result<bool> {
     let context = || {
         format!(
             "cannot replace the program of the link pinned at {}",
@@ -125,12 +147,12 @@ pub(super) fn replace(pin: &Path, program: &PinnedProgram) -> Result<()> {
     let link = SchedClassifierLink::try_from(FdLink::from(link)).with_context(context)?;
     let mut program = open(program)?;
     match program.attach_to_link(link) {
-        Ok(_) => Ok(()),
-        // The device has just gone: nothing runs there.
+        Ok(_) => Ok(true),
+        // Nothing runs there.
         Err(ProgramError::SyscallError(error))
             if error.io_error.raw_os_error() == Some(Errno::ENOLINK as i32) =>
         {
-            Ok(())
+            Ok(false)
         }
         Err(error) => Err(error).with_context(context),
     }

@@ -20,8 +20,10 @@ pub enum DataplaneAction {
         /// Interface name of the device.
         device: String,
     },
-    /// Write the `CONFIG` entry.
+    /// Write the `CONFIG` entry, except for its epoch: that is raised, which forgets the flows of the fast path.
     SetConfig(Box<Config>),
+    /// Raise the epoch in the `CONFIG` entry: no flow that was learned before is used any more.
+    ForgetFlows,
     /// Make a VTEP known to the peer check, with the subnet that it may speak for.
     SetPeer {
         /// Underlay address of the VTEP.
@@ -52,27 +54,78 @@ impl DataplaneAction {
             | Self::SetConfig(_)
             | Self::SetPeer { .. }
             | Self::SetSubnet { .. } => true,
-            Self::Remove | Self::RemovePeer(_) | Self::RemoveSubnet(_) => false,
+            Self::Remove | Self::ForgetFlows | Self::RemovePeer(_) | Self::RemoveSubnet(_) => false,
         }
     }
 }
 
-/// A hook that one of our programs belongs on.
+/// One of our programs. All are loaded and pinned together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Program {
+    /// For [`Hook::VtepEgress`].
+    VtepEgress,
+    /// For [`Hook::VtepIngress`].
+    VtepIngress,
+    /// For [`Hook::UnderlayIngress`].
+    UnderlayIngress,
+    /// For the ingress hook of each device that leads to a pod.
+    PodIngress,
+    /// For the egress hook of each device that leads to a pod.
+    PodEgress,
+}
+
+impl Program {
+    /// Every program.
+    pub const ALL: [Self; 5] = [
+        Self::VtepEgress,
+        Self::VtepIngress,
+        Self::UnderlayIngress,
+        Self::PodIngress,
+        Self::PodEgress,
+    ];
+
+    /// Its name in the object, and in the names of its pins.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::VtepEgress => maps::VTEP_EGRESS,
+            Self::VtepIngress => maps::VTEP_INGRESS,
+            Self::UnderlayIngress => maps::UNDERLAY_INGRESS,
+            Self::PodIngress => maps::POD_INGRESS,
+            Self::PodEgress => maps::POD_EGRESS,
+        }
+    }
+}
+
+impl From<Hook> for Program {
+    fn from(hook: Hook) -> Self {
+        hook.program()
+    }
+}
+
+/// A hook of the node's own devices, where one of our programs belongs. (The programs for pods go where the pods are.)
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Hook {
     /// Egress of the VTEP device.
     VtepEgress,
+    /// Ingress of the VTEP device.
+    VtepIngress,
     /// Ingress of the underlay device.
     UnderlayIngress,
 }
 
 impl Hook {
-    /// Name of the program that belongs here.
+    /// Every hook, in the order in which programs are detached: encapsulation first, so that traffic falls back to the
+    /// kernel before the check of received packets goes.
+    pub const ALL: [Self; 3] = [Self::VtepEgress, Self::VtepIngress, Self::UnderlayIngress];
+
+    /// The program that belongs here.
     #[must_use]
-    pub const fn program(self) -> &'static str {
+    pub const fn program(self) -> Program {
         match self {
-            Self::VtepEgress => maps::VTEP_EGRESS,
-            Self::UnderlayIngress => maps::UNDERLAY_INGRESS,
+            Self::VtepEgress => Program::VtepEgress,
+            Self::VtepIngress => Program::VtepIngress,
+            Self::UnderlayIngress => Program::UnderlayIngress,
         }
     }
 }

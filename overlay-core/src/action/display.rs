@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use overlay_common::config::{self, Config};
 
 use super::{Action, DataplaneAction, Hook, KernelAction, Step, VxlanDevice};
-use crate::model::MacAddr;
+use crate::model::{ConntrackParameter, MacAddr};
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,6 +20,7 @@ impl fmt::Display for Action {
         match self {
             Self::Kernel(action) => action.fmt(f),
             Self::Dataplane(action) => action.fmt(f),
+            Self::SetConntrack(parameter) => write!(f, "sysctl {parameter}={}", ConntrackParameter::WANTED),
         }
     }
 }
@@ -56,9 +58,14 @@ impl fmt::Display for DataplaneAction {
             Self::Load => f.write_str("dataplane load"),
             Self::Remove => f.write_str("dataplane remove"),
             Self::Attach { hook, device } => {
-                write!(f, "dataplane attach {} to {hook} of {device}", hook.program())
+                write!(
+                    f,
+                    "dataplane attach {} to {hook} of {device}",
+                    hook.program().name()
+                )
             }
             Self::SetConfig(config) => write!(f, "dataplane config {}", ConfigLine(config)),
+            Self::ForgetFlows => f.write_str("forget the flows of the fast path"),
             Self::SetPeer { vtep, subnet } => write!(f, "dataplane peer set {vtep} for {subnet}"),
             Self::RemovePeer(vtep) => write!(f, "dataplane peer delete {vtep}"),
             Self::SetSubnet { subnet, entry } => {
@@ -78,7 +85,7 @@ impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::VtepEgress => "egress",
-            Self::UnderlayIngress => "ingress",
+            Self::VtepIngress | Self::UnderlayIngress => "ingress",
         })
     }
 }
@@ -141,6 +148,15 @@ impl fmt::Display for ConfigLine<'_> {
         } else {
             ""
         })?;
-        f.write_str(if config.has(config::FLAG_GBP) { " gbp" } else { "" })
+        f.write_str(if config.has(config::FLAG_GBP) { " gbp" } else { "" })?;
+        if config.has(config::FLAG_FASTPATH) {
+            let revalidate = Duration::from_nanos(config.revalidate);
+            write!(
+                f,
+                " fastpath mark {:#010x} revalidate {revalidate:?}",
+                config.mark_mask
+            )?;
+        }
+        Ok(())
     }
 }

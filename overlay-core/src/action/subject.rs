@@ -75,7 +75,7 @@ impl DataplaneAction {
                 subnet: Some(subnet),
                 ..none
             },
-            Self::Load | Self::Remove | Self::Attach { .. } | Self::SetConfig(_) => none,
+            Self::Load | Self::Remove | Self::Attach { .. } | Self::SetConfig(_) | Self::ForgetFlows => none,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::FastpathOff;
 use crate::model::{Lease, MacAddr};
 use crate::view::Duplicate;
 
@@ -63,6 +64,8 @@ pub enum Problem {
         /// Interface name of the underlay device.
         underlay: String,
     },
+    /// The fast path is wanted and cannot be had.
+    NoFastpath(FastpathOff),
     /// The eBPF maps are too small for the cluster.
     TooManyPeers {
         /// How many peers there are.
@@ -176,6 +179,11 @@ impl fmt::Display for Problem {
                 "{underlay} is not an Ethernet device (as tunnels are not), and the eBPF programs read Ethernet headers: \
                  the kernel's device carries all traffic, and the peer check is off. Name an Ethernet device with --iface, \
                  or say --dataplane kernel if that is meant"
+            ),
+            Self::NoFastpath(why) => write!(
+                f,
+                "no fast path: {why}; every packet goes through the host's stack, everything else works (--fastpath off \
+                 if that is meant)"
             ),
             Self::TooManyPeers { peers, room } => write!(
                 f,

@@ -1,5 +1,9 @@
+use std::time::Duration;
+
+use overlay_common::config::FLAG_FASTPATH;
+
 use super::*;
-use crate::model::{LeaseEvent, Underlay};
+use crate::model::{FlowSettings, LeaseEvent, MarkMask, Underlay};
 use crate::net_conf::{NetConf, VxlanConf};
 
 fn lease(node: &str, subnet: &str, public_ip: &str, mac: u8) -> Lease {
@@ -29,6 +33,8 @@ fn settings() -> Settings {
         dataplane: Dataplane::Ebpf,
         log_level: config::LOG_ERRORS,
         max_peers: 1000,
+        fastpath: true,
+        flows: FlowSettings::default(),
     }
 }
 
@@ -47,6 +53,9 @@ fn facts() -> NodeFacts {
         fib_flags: 5,
         port_shared: true,
         underlay_prefixes: vec![],
+        possible_cpus: 4,
+        realtime: false,
+        conntrack: ConntrackParameter::ALL.map(|parameter| (parameter, 1)).into(),
     }
 }
 
@@ -97,7 +106,7 @@ fn config_says_what_the_device_is() {
     assert_eq!(config.abi, config::ABI_VERSION);
     assert_eq!(
         config.flags,
-        config::FLAG_ENFORCE_PEERS | config::FLAG_PORT_SHARED
+        config::FLAG_ENFORCE_PEERS | config::FLAG_PORT_SHARED | FLAG_FASTPATH
     );
     assert_eq!((config.vni, config.port), ([0, 0, 1], [0x21, 0x18]));
     assert_eq!((config.source_port_min, config.source_port_max), (32768, 60999));
@@ -419,4 +428,107 @@ fn more_peers_than_the_maps_hold_are_carried_by_the_kernel_and_none_is_refused()
     assert_eq!((dataplane.subnets.len(), dataplane.peers.len()), (1, 1));
     assert!(!dataplane.config.has(config::FLAG_ENFORCE_PEERS));
     assert_eq!(desired.problems, [Problem::TooManyPeers { peers: 2, room: 1 }]);
+}
+
+fn fastpath_of(facts: &NodeFacts, settings: &Settings) -> (bool, Desired) {
+    let desired = desired(&view(vec![own()]), facts, settings).unwrap();
+    let on = desired
+        .dataplane
+        .as_ref()
+        .is_some_and(|dataplane| dataplane.config.has(FLAG_FASTPATH));
+    assert_eq!(on, matches!(desired.fastpath, Fastpath::On { .. }));
+    (on, desired)
+}
+
+#[test]
+fn the_fast_path_is_configured_for_every_cpu() {
+    let mut settings = settings();
+    settings.flows.mark_mask = MarkMask::new(0x00ff_0000).unwrap();
+    settings.flows.revalidate = Duration::from_millis(500);
+    let (on, desired) = fastpath_of(&facts(), &settings);
+    assert!(on);
+    let config = desired.dataplane.unwrap().config;
+    assert_eq!(
+        (
+            config.mark_mask,
+            config.mark_shift,
+            config.slots_per_cpu,
+            config.revalidate,
+            config.epoch
+        ),
+        (0x00ff_0000, 16, 63, 500_000_000, 0)
+    );
+    assert_eq!(
+        desired.fastpath.to_string(),
+        "on (mark mask 0x00ff0000, revalidated every 500ms, up to 65536 flows)"
+    );
+    // However many numbers fit the mask, there are no more slots.
+    settings.flows.mark_mask = MarkMask::new(u32::MAX).unwrap();
+    let (_, desired) = fastpath_of(&facts(), &settings);
+    assert_eq!(desired.dataplane.unwrap().config.slots_per_cpu, 4096);
+}
+
+#[test]
+fn what_keeps_the_fast_path_off_is_said() {
+    let plain = settings();
+    let off = Settings {
+        fastpath: false,
+        ..plain.clone()
+    };
+    let kernel = Settings {
+        dataplane: Dataplane::Kernel,
+        ..plain.clone()
+    };
+    let mut gbp = plain.clone();
+    gbp.net_conf.backend.gbp = true;
+    let mut narrow = plain.clone();
+    narrow.flows.mark_mask = MarkMask::new(0xff).unwrap();
+    let no_conntrack = NodeFacts {
+        conntrack: [(ConntrackParameter::BeLiberal, 1)].into(),
+        ..facts()
+    };
+    let many_cpus = NodeFacts {
+        possible_cpus: 256,
+        ..facts()
+    };
+    for (facts, settings, why, problem) in [
+        (facts(), &off, "--fastpath off", false),
+        (facts(), &kernel, "--dataplane kernel", false),
+        (facts(), &gbp, "Group Based Policy", true),
+        (
+            no_conntrack,
+            &plain,
+            "net.netfilter.nf_conntrack_tcp_ignore_invalid_rst",
+            true,
+        ),
+        (many_cpus, &narrow, "256 CPUs", true),
+    ] {
+        let (on, desired) = fastpath_of(&facts, settings);
+        let said = desired.fastpath.to_string();
+        assert!(!on && said.starts_with("off: ") && said.contains(why), "{said}");
+        assert!(desired.conntrack.is_empty());
+        let problems = problems(&desired);
+        assert_eq!(
+            problems
+                .iter()
+                .any(|text| text.starts_with("no fast path: ") && text.contains(why)),
+            problem,
+            "{problems:?}"
+        );
+    }
+}
+
+#[test]
+fn connection_tracking_is_set_where_it_is_not() {
+    let facts = NodeFacts {
+        conntrack: [
+            (ConntrackParameter::BeLiberal, 0),
+            (ConntrackParameter::IgnoreInvalidRst, 1),
+        ]
+        .into(),
+        ..facts()
+    };
+    let (on, desired) = fastpath_of(&facts, &settings());
+    assert!(on);
+    assert_eq!(desired.conntrack, [(ConntrackParameter::BeLiberal, 0)].into());
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use overlay_common::config::{ABI_VERSION, Config, FLAG_ENFORCE_PEERS};
+use overlay_common::config::{ABI_VERSION, Config, FLAG_ENFORCE_PEERS, FLAG_FASTPATH};
 
 use super::device::Fate;
 use crate::action::{DataplaneAction, Hook};
@@ -14,6 +14,7 @@ pub(super) fn plan(
     desired: Option<&DesiredDataplane>,
     observed: Option<&ObservedDataplane>,
     fate: &Fate<'_>,
+    conntrack_is_set: bool,
     steps: &mut Ordered,
 ) {
     let fresh = ObservedDataplane {
@@ -44,6 +45,12 @@ pub(super) fn plan(
             if found.attached.values().any(|attachment| !attachment.current) {
                 let why = "an attached program is of another build";
                 steps.push(Phase::LoadDataplane, DataplaneAction::Load, why);
+                steps.push(Phase::LoadDataplane, DataplaneAction::ForgetFlows, why);
+            } else if !found.missing.is_empty() {
+                // Also of a program for pods, which is attached by another loop as soon as it is there.
+                let names: Vec<_> = found.missing.iter().map(|program| program.name()).collect();
+                let why = format!("not pinned: {}", names.join(", "));
+                steps.push(Phase::LoadDataplane, DataplaneAction::Load, why);
             }
             found
         }
@@ -51,13 +58,13 @@ pub(super) fn plan(
     hooks(desired, found, fate, steps);
     let flush = flush_reason(desired, found, fate);
     entries(desired, found, flush, steps);
-    config(&desired.config, found.config.as_ref(), steps);
+    config(&desired.config, found.config.as_ref(), conntrack_is_set, steps);
 }
 
 fn hooks(desired: &DesiredDataplane, found: &ObservedDataplane, fate: &Fate<'_>, steps: &mut Ordered) {
     for (hook, target) in &desired.hooks {
         let wanted = match hook {
-            Hook::VtepEgress => fate.kept().map(|device| device.ifindex),
+            Hook::VtepEgress | Hook::VtepIngress => fate.kept().map(|device| device.ifindex),
             Hook::UnderlayIngress => target.ifindex,
         };
         let why = match (found.attached.get(hook), wanted) {
@@ -112,6 +119,7 @@ fn entries(
     flush: Option<&'static str>,
     steps: &mut Ordered,
 ) {
+    let mut removed = false;
     for (subnet, entry) in &found.subnets {
         let why = match (desired.subnets.get(subnet), flush) {
             (None, _) => "no lease names it",
@@ -119,6 +127,7 @@ fn entries(
             (Some(wanted), None) if wanted != entry => "the peer has moved",
             (Some(_), None) => continue,
         };
+        removed = true;
         steps.push(Phase::RemoveSubnet, DataplaneAction::RemoveSubnet(*subnet), why);
     }
     for (subnet, entry) in &desired.subnets {
@@ -144,16 +153,25 @@ fn entries(
         .keys()
         .filter(|vtep| !desired.peers.contains_key(vtep))
     {
+        removed = true;
         steps.push(
             Phase::RemovePeer,
             DataplaneAction::RemovePeer(*vtep),
             "no lease names it",
         );
     }
+    if removed {
+        let why = "entries that they may rely on are gone";
+        steps.push(Phase::ForgetFlows, DataplaneAction::ForgetFlows, why);
+    }
+    let mut changed = false;
     for (vtep, subnet) in &desired.peers {
         let why: Cow<'static, str> = match found.peers.get(vtep) {
             None => "missing".into(),
-            Some(found) if found != subnet => format!("its subnet was {found}").into(),
+            Some(found) if found != subnet => {
+                changed = true;
+                format!("its subnet was {found}").into()
+            }
             Some(_) => continue,
         };
         let set = DataplaneAction::SetPeer {
@@ -162,12 +180,25 @@ fn entries(
         };
         steps.push(Phase::SetPeer, set, why);
     }
+    if changed {
+        let why = "a peer's subnet has changed";
+        steps.push(Phase::ForgetChanged, DataplaneAction::ForgetFlows, why);
+    }
 }
 
-fn config(wanted: &Config, found: Option<&Config>, steps: &mut Ordered) {
+fn config(wanted: &Config, found: Option<&Config>, conntrack_is_set: bool, steps: &mut Ordered) {
     let set = |config: Config| DataplaneAction::SetConfig(Box::new(config));
     let working = found.filter(|config| config.abi == ABI_VERSION);
     match working {
+        // Somebody has changed connection tracking meanwhile. Where it cannot be set again, the executor writes a
+        // configuration without the fast path.
+        Some(found) if found == wanted && wanted.has(FLAG_FASTPATH) && !conntrack_is_set => {
+            steps.push(
+                Phase::Reconfigure,
+                set(*wanted),
+                "connection tracking was changed",
+            );
+        }
         Some(found) if found == wanted => {}
         Some(found) if found.has(FLAG_ENFORCE_PEERS) => {
             steps.push(Phase::Reconfigure, set(*wanted), "the settings have changed");

@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::*;
-use crate::action::{Action, DataplaneAction, Hook, KernelAction};
+use crate::action::{Action, DataplaneAction, Hook, KernelAction, Program};
 use crate::desired::desired;
-use crate::model::{Dataplane, FamilyLease, Lease, LeaseEvent, MacAddr, NodeFacts, Settings, Underlay};
+use crate::model::{
+    ConntrackParameter, Dataplane, FamilyLease, FlowSettings, Lease, LeaseEvent, MacAddr, NodeFacts,
+    Settings, Underlay,
+};
 use crate::model_kernel::ModelKernel;
 use crate::net_conf::{NetConf, VxlanConf};
 use crate::observed::{Attachment, ObservedDataplane, VxlanAttributes};
@@ -45,6 +48,9 @@ fn desired_for(leases: Vec<Lease>, backend: VxlanConf, dataplane: Dataplane) -> 
         fib_flags: 0,
         port_shared: false,
         underlay_prefixes: vec![],
+        possible_cpus: 4,
+        realtime: false,
+        conntrack: ConntrackParameter::ALL.map(|parameter| (parameter, 1)).into(),
     };
     let net_conf = NetConf {
         network: "10.0.0.0/8".parse().unwrap(),
@@ -59,6 +65,8 @@ fn desired_for(leases: Vec<Lease>, backend: VxlanConf, dataplane: Dataplane) -> 
             dataplane,
             log_level: 0,
             max_peers: 16_384,
+            fastpath: true,
+            flows: FlowSettings::default(),
         },
     )
     .unwrap()
@@ -97,6 +105,7 @@ fn a_first_plan_reads_like_the_commands_it_stands_for() {
              (missing)",
             "dataplane load (nothing is pinned)",
             "dataplane attach vtep_egress to egress of flannel.1 (not attached)",
+            "dataplane attach vtep_ingress to ingress of flannel.1 (not attached)",
             "dataplane attach underlay_ingress to ingress of eth0 (not attached)",
             "address add 10.0.1.0/32 (missing)",
             "link set up (the device is new)",
@@ -106,7 +115,7 @@ fn a_first_plan_reads_like_the_commands_it_stands_for() {
             "dataplane peer set 172.16.0.2 for 10.0.2.0/24 (missing)",
             "dataplane subnet replace 10.0.2.0/24 via 172.16.0.2 lladdr 02:00:00:00:00:02 (missing)",
             "dataplane config vni 1 port 8472 local 172.16.0.1 lladdr 02:00:00:00:00:01 dev #2 srcport 32768 60999 ttl \
-             64 log 0 peer-check enforce (not configured)",
+             64 log 0 peer-check enforce fastpath mark 0xfff00000 revalidate 1s (not configured)",
         ]
     );
 }
@@ -120,6 +129,7 @@ fn a_leaving_peer_leaves_the_fast_path_first() {
         [
             "dataplane subnet delete 10.0.2.0/24 (no lease names it)",
             "dataplane peer delete 172.16.0.2 (no lease names it)",
+            "forget the flows of the fast path (entries that they may rely on are gone)",
             "route delete 10.0.2.0/24 via 10.0.2.0 onlink (no lease names it)",
             "fdb delete 02:00:00:00:00:02 dst 172.16.0.2 self (no lease names it)",
             "neighbour delete 10.0.2.0 (no lease names it)",
@@ -139,6 +149,7 @@ fn a_moving_peer_is_off_the_fast_path_while_the_kernel_changes() {
         [
             "dataplane subnet delete 10.0.2.0/24 (the peer has moved)",
             "dataplane peer delete 172.16.0.2 (no lease names it)",
+            "forget the flows of the fast path (entries that they may rely on are gone)",
             "fdb replace 02:00:00:00:09:09 dst 172.16.9.9 self permanent (n2: missing)",
             "neighbour replace 10.0.2.0 lladdr 02:00:00:00:09:09 permanent (n2: MAC was 02:00:00:00:00:02)",
             "fdb delete 02:00:00:00:00:02 dst 172.16.0.2 self (no lease names it)",
@@ -302,7 +313,7 @@ fn an_open_check_is_closed_after_the_last_peer() {
     let desired = of(vec![lease(1), lease(2)]);
     let mut kernel = settled(&desired);
     let dataplane = kernel.observed.dataplane.as_mut().unwrap();
-    dataplane.config.as_mut().unwrap().flags = 0;
+    dataplane.config.as_mut().unwrap().flags &= !overlay_common::config::FLAG_ENFORCE_PEERS;
     dataplane.peers.clear();
     let steps = run(&mut kernel, &desired);
     assert!(
@@ -347,9 +358,22 @@ fn programs_of_another_build_are_replaced_and_their_maps_kept() {
         lines(&run(&mut kernel, &desired)),
         [
             "dataplane load (an attached program is of another build)",
+            "forget the flows of the fast path (an attached program is of another build)",
             "dataplane attach vtep_egress to egress of flannel.1 (the program is of another build)",
         ]
     );
+}
+
+#[test]
+fn programs_that_are_not_pinned_are_loaded() {
+    let desired = of(vec![lease(1), lease(2)]);
+    let mut kernel = settled(&desired);
+    kernel.observed.dataplane.as_mut().unwrap().missing = [Program::PodIngress, Program::PodEgress].into();
+    assert_eq!(
+        lines(&run(&mut kernel, &desired)),
+        ["dataplane load (not pinned: pod_ingress, pod_egress)"]
+    );
+    assert_eq!(run(&mut kernel, &desired), []);
 }
 
 #[test]
@@ -391,12 +415,63 @@ fn fifteen_thousand_peers_take_n_log_n() {
     assert_eq!(plan(&desired, &kernel.observed), Ok(vec![]));
     let mut leaving = kernel.clone();
     let steps = plan(&of(vec![lease(1)]), &leaving.observed).unwrap();
-    assert_eq!(steps.len(), 5 * 14_999);
+    assert_eq!(steps.len(), 5 * 14_999 + 1);
     leaving.apply(&steps[0].action).unwrap();
     // Quadratic work would take minutes; this takes a second or two, unoptimised.
     assert!(
         started.elapsed() < Duration::from_secs(60),
         "{:?}",
         started.elapsed()
+    );
+}
+
+fn forgets(steps: &[Step]) -> usize {
+    let forget = Action::from(DataplaneAction::ForgetFlows);
+    steps.iter().filter(|step| step.action == forget).count()
+}
+
+#[test]
+fn a_cluster_that_grows_keeps_its_flows() {
+    let mut kernel = settled(&of(vec![lease(1), lease(2)]));
+    let steps = run(&mut kernel, &of(vec![lease(1), lease(2), lease(3), lease(4)]));
+    assert_eq!(forgets(&steps), 0, "{:?}", lines(&steps));
+}
+
+#[test]
+fn another_subnet_of_a_vtep_forgets_flows_before_and_after() {
+    let mut kernel = settled(&of(vec![lease(1), lease(2)]));
+    let mut moved = lease(2);
+    moved.v4.as_mut().unwrap().subnet = "10.0.9.0/24".parse().unwrap();
+    let steps = lines(&run(&mut kernel, &of(vec![lease(1), moved])));
+    let at = |start: &str| steps.iter().position(|line| line.starts_with(start)).unwrap();
+    let last = steps
+        .iter()
+        .rposition(|line| line.starts_with("forget the flows"))
+        .unwrap();
+    let order = [
+        at("dataplane subnet delete"),
+        at("forget the flows"),
+        at("neighbour replace"),
+        at("dataplane peer set"),
+        last,
+        at("dataplane subnet replace"),
+    ];
+    assert!(order.is_sorted() && order[1] < last, "{steps:?}");
+}
+
+#[test]
+fn connection_tracking_comes_before_the_fast_path() {
+    let mut desired = of(vec![lease(1), lease(2)]);
+    desired.conntrack = [(ConntrackParameter::BeLiberal, 0)].into();
+    let mut kernel = ModelKernel::new(Observed::default(), "eth0", 2);
+    let first = lines(&run(&mut kernel, &desired));
+    let at = |start: &str| first.iter().position(|line| line.starts_with(start)).unwrap();
+    let sysctl = "sysctl net.netfilter.nf_conntrack_tcp_be_liberal=1";
+    assert!(at(sysctl) < at("dataplane config"), "{first:?}");
+    // When somebody has changed it meanwhile, the executor must be able to switch the fast path off.
+    let again = lines(&plan(&desired, &kernel.observed).unwrap());
+    assert!(
+        again.len() == 2 && again[0].starts_with(sysctl) && again[1].starts_with("dataplane config"),
+        "{again:?}"
     );
 }

@@ -1,9 +1,13 @@
 //! What the operator asked for and what this node is.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
+use overlay_common::flow::DEFAULT_MAX_FLOWS;
 
+use super::{ConntrackParameter, MarkMask};
 use crate::net_conf::NetConf;
 
 /// Which dataplane carries overlay packets.
@@ -28,6 +32,31 @@ pub struct Settings {
     pub log_level: u32,
     /// How many peers the eBPF maps have room for.
     pub max_peers: u32,
+    /// Whether established flows may take the fast path.
+    pub fastpath: bool,
+    /// How the fast path works.
+    pub flows: FlowSettings,
+}
+
+/// How the fast path works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowSettings {
+    /// The bits of `skb->mark` that it uses.
+    pub mark_mask: MarkMask,
+    /// How often a flow entry is proved anew.
+    pub revalidate: Duration,
+    /// How many flows the maps have room for, each way.
+    pub max: u32,
+}
+
+impl Default for FlowSettings {
+    fn default() -> Self {
+        Self {
+            mark_mask: MarkMask::DEFAULT,
+            revalidate: Duration::from_secs(1),
+            max: DEFAULT_MAX_FLOWS,
+        }
+    }
 }
 
 /// The device that encapsulated packets leave by.
@@ -62,4 +91,10 @@ pub struct NodeFacts {
     pub port_shared: bool,
     /// Addresses with prefix of the underlay device, for messages.
     pub underlay_prefixes: Vec<IpNet>,
+    /// How many CPUs the kernel may ever use: it has that many copies of per-CPU data.
+    pub possible_cpus: u32,
+    /// Whether it is a real-time kernel (`PREEMPT_RT`).
+    pub realtime: bool,
+    /// What connection tracking is set to; absent is what this kernel does not have (yet).
+    pub conntrack: BTreeMap<ConntrackParameter, u32>,
 }

@@ -66,6 +66,8 @@ impl Failures {
         match action {
             Action::Kernel(action) => self.record_kernel(action),
             Action::Dataplane(action) => self.record_dataplane(action),
+            // The executor keeps the fast path out of the configuration then; nothing else relies on it.
+            Action::SetConntrack(_) => {}
         }
     }
 
@@ -112,8 +114,10 @@ impl Failures {
             DataplaneAction::SetPeer { vtep, .. } => {
                 self.peers.insert(*vtep);
             }
-            // Nothing relies on these.
+            // Nothing relies on these. (Flows that could not be forgotten end by themselves when they are not proved
+            // anew, which the kernel's changes must not wait for.)
             DataplaneAction::Attach { .. }
+            | DataplaneAction::ForgetFlows
             | DataplaneAction::RemovePeer(_)
             | DataplaneAction::SetSubnet { .. } => {}
         }
@@ -128,6 +132,7 @@ impl Failures {
         match action {
             Action::Kernel(action) => self.blocks_kernel(action),
             Action::Dataplane(action) => self.blocks_dataplane(action),
+            Action::SetConntrack(_) => false,
         }
     }
 
@@ -169,9 +174,10 @@ impl Failures {
             } => self.load || self.remove_dataplane,
             // The old configuration is not the new device's.
             DataplaneAction::Attach {
-                hook: Hook::VtepEgress,
+                hook: Hook::VtepEgress | Hook::VtepIngress,
                 ..
             } => self.load || self.remove_dataplane || self.no_device() || self.config,
+            DataplaneAction::ForgetFlows => self.no_maps(),
             DataplaneAction::SetConfig(_) => self.no_maps() || self.no_device(),
             DataplaneAction::SetPeer { vtep, .. } => {
                 self.no_maps() || self.no_device() || self.peers.contains(vtep)

@@ -7,9 +7,13 @@ use ipnet::{IpNet, Ipv4Net};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use crate::action::Program;
 use crate::desired::{Desired, desired};
 use crate::diff::plan;
-use crate::model::{Dataplane, FamilyLease, Lease, LeaseEvent, MacAddr, NodeFacts, Settings, Underlay};
+use crate::model::{
+    ConntrackParameter, Dataplane, FamilyLease, FlowSettings, Lease, LeaseEvent, MacAddr, NodeFacts,
+    Settings, Underlay,
+};
 use crate::model_kernel::ModelKernel;
 use crate::net_conf::{NetConf, VxlanConf};
 use crate::observed::{FdbEntry, Neighbour, Observed, Route};
@@ -102,6 +106,7 @@ prop_compose! {
             dataplane: if ebpf { Dataplane::Ebpf } else { Dataplane::Kernel },
             log_level,
             max_peers,
+ fastpath: true, flows: FlowSettings::default(),
         }
     }
 }
@@ -122,6 +127,9 @@ prop_compose! {
             fib_flags: 0,
             port_shared: false,
             underlay_prefixes: vec![],
+        possible_cpus: 4,
+        realtime: false,
+        conntrack: ConntrackParameter::ALL.map(|parameter| (parameter, 1)).into(),
         }
     }
 }
@@ -201,6 +209,7 @@ enum Tampering {
     CheckOpened,
     OtherLayout,
     AllPinsLost,
+    PodProgramUnpinned,
 }
 
 fn tampering() -> impl Strategy<Value = Tampering> {
@@ -228,6 +237,7 @@ fn tampering() -> impl Strategy<Value = Tampering> {
         Just(T::CheckOpened),
         Just(T::OtherLayout),
         Just(T::AllPinsLost),
+        Just(T::PodProgramUnpinned),
     ]
 }
 
@@ -300,6 +310,13 @@ fn tamper(kernel: &mut ModelKernel, event: &Tampering) {
             }
         }
         T::AllPinsLost => kernel.observed.dataplane = None,
+        T::PodProgramUnpinned => {
+            if let Some(dataplane) = &mut kernel.observed.dataplane
+                && dataplane.compatible
+            {
+                dataplane.missing.insert(Program::PodIngress);
+            }
+        }
         T::DeviceDeleted => {
             let ifindex = kernel.observed.device.take().map(|device| device.ifindex);
             if let Some(dataplane) = &mut kernel.observed.dataplane {

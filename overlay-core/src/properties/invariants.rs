@@ -76,7 +76,7 @@ impl Broken {
     ) -> bool {
         let reached_when_added = match action {
             Action::Dataplane(DataplaneAction::SetPeer { vtep, .. }) => !self.unreached.contains(vtep),
-            Action::Dataplane(_) | Action::Kernel(_) => true,
+            Action::Dataplane(_) | Action::Kernel(_) | Action::SetConntrack(_) => true,
         };
         let unreached = self
             .unreached

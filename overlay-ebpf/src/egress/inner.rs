@@ -4,6 +4,7 @@ use overlay_common::addr::Addr;
 use overlay_common::headers::{ETH_LEN, ETHERTYPE_IPV4, EthIpv4};
 use overlay_common::reason::Reason;
 
+use super::size::InnerSize;
 use crate::skb::Skb;
 
 /// What the encapsulation must know about the inner packet.
@@ -14,12 +15,9 @@ pub(crate) struct Inner {
     pub(crate) dst_mac: [u8; 6],
     /// TOS byte or traffic class.
     pub(crate) tos: u8,
-    /// Protocol after the IP header.
-    pub(crate) protocol: u8,
-    /// Length of the IP header in bytes.
-    pub(crate) header_len: u32,
-    /// Length of the IP packet in bytes, all segments of a GSO packet together.
-    pub(crate) len: u32,
+    /// Length of packet and header. The frame's length counts, not the header's: what follows the IP packet is carried
+    /// along, as the kernel device does.
+    pub(crate) size: InnerSize,
 }
 
 /// Reads the inner packet's IP header.
@@ -34,9 +32,11 @@ pub(crate) fn parse(skb: &Skb<'_>) -> Result<Inner, Reason> {
         dst: Addr::from_v4(ip.dst),
         dst_mac: eth.dst,
         tos: ip.tos,
-        protocol: ip.protocol,
-        header_len,
-        // The frame's length, not the header's: what follows the IP packet is carried along, as the kernel device does.
-        len: skb.len - ETH_LEN,
+        size: InnerSize {
+            len: skb.len - ETH_LEN,
+            header_len,
+            transport: ETH_LEN + header_len,
+            protocol: ip.protocol,
+        },
     })
 }

@@ -1,4 +1,4 @@
-//! The modification of the packet. Until [`headers`] has made room the packet is untouched and the kernel device can
+//! The modification of the packet. Until [`make_room`] has made room the packet is untouched and the kernel device can
 //! take it; afterwards a failure loses it.
 
 use aya_ebpf::bindings::{
@@ -6,9 +6,8 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_REDIRECT, bpf_redir_neigh,
 };
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_redirect_neigh, bpf_skb_adjust_room};
-use overlay_common::config::Config;
-use overlay_common::encap::{self, OVERHEAD_V4, Packet};
-use overlay_common::maps::SubnetEntry;
+use bytemuck::Pod;
+use overlay_common::encap::OVERHEAD_V4;
 use overlay_common::reason::Reason;
 
 use crate::route::NextHop;
@@ -39,27 +38,27 @@ pub(crate) fn fresh_ip_id() -> [u8; 2] {
     [a, b]
 }
 
-/// Makes room for the outer headers and writes them in one store.
+/// Makes room for the outer headers: the first change.
 #[inline(always)]
-pub(crate) fn headers(
-    skb: &Skb<'_>,
-    config: &Config,
-    peer: &SubnetEntry,
-    packet: Packet,
-) -> Result<(), Reason> {
-    let headers = encap::headers_v4(config, peer, packet);
+pub(crate) fn make_room(skb: &Skb<'_>) -> Result<(), Reason> {
     // SAFETY: the context of a running program.
     let result =
         unsafe { bpf_skb_adjust_room(skb.raw(), OVERHEAD_V4.cast_signed(), ADJ_ROOM_MAC, ENCAP_FLAGS) };
-    if result != 0 {
-        // -EALREADY (nested encapsulation), -ENOTSUPP, -ENOMEM come before the first change; verify it.
-        return Err(if skb.current_len() == skb.len {
-            Reason::EncapRefused
-        } else {
-            Reason::EncapFailed
-        });
+    if result == 0 {
+        return Ok(());
     }
-    if skb.write(0, &headers) {
+    // -EALREADY (nested encapsulation), -ENOTSUPP, -ENOMEM come before the first change; verify it.
+    Err(if skb.current_len() == skb.len {
+        Reason::EncapRefused
+    } else {
+        Reason::EncapFailed
+    })
+}
+
+/// Writes the headers in one store.
+#[inline(always)]
+pub(crate) fn write<T: Pod>(skb: &Skb<'_>, headers: &T) -> Result<(), Reason> {
+    if skb.write(0, headers) {
         Ok(())
     } else {
         Err(Reason::EncapFailed)

@@ -2,18 +2,26 @@
 
 use overlay_common::config::Config;
 use overlay_common::encap::{MAX_INNER_V4, OVERHEAD_V4};
-use overlay_common::headers::{ETH_LEN, IPPROTO_TCP, IPPROTO_UDP, UDP_LEN};
+use overlay_common::headers::{IPPROTO_TCP, IPPROTO_UDP, TCP_FLAGS_OFFSET, UDP_LEN};
 use overlay_common::reason::Reason;
 
-use super::inner::Inner;
 use crate::skb::Skb;
 
-/// Offset of the data-offset byte in a TCP header (RFC 9293 §3.1).
-const TCP_DATA_OFFSET: u32 = 12;
+/// What the size of an inner packet's segments follows from.
+pub(crate) struct InnerSize {
+    /// Length of the IP packet in bytes, all segments of a GSO packet together.
+    pub(crate) len: u32,
+    /// Length of the IP header in bytes.
+    pub(crate) header_len: u32,
+    /// Offset of the transport header in the frame as it is now, in bytes.
+    pub(crate) transport: u32,
+    /// Protocol after the IP header.
+    pub(crate) protocol: u8,
+}
 
 /// Length of one outer IP packet as it leaves the device, after segmentation, in bytes.
 #[inline(always)]
-pub(crate) fn outer_segment(skb: &Skb<'_>, config: &Config, inner: &Inner) -> Result<u16, Reason> {
+pub(crate) fn segment_len(skb: &Skb<'_>, config: &Config, inner: &InnerSize) -> Result<u16, Reason> {
     // Also for GSO packets: until it is segmented the whole packet carries one outer IP header.
     if inner.len > MAX_INNER_V4 {
         return Err(Reason::TooBig);
@@ -32,10 +40,10 @@ pub(crate) fn outer_segment(skb: &Skb<'_>, config: &Config, inner: &Inner) -> Re
 
 /// Length of the transport header that every segment of a GSO packet repeats.
 #[inline(always)]
-fn transport_header_len(skb: &Skb<'_>, inner: &Inner) -> Result<u32, Reason> {
+fn transport_header_len(skb: &Skb<'_>, inner: &InnerSize) -> Result<u32, Reason> {
     match inner.protocol {
         IPPROTO_TCP => {
-            let offset = ETH_LEN + inner.header_len + TCP_DATA_OFFSET;
+            let offset = inner.transport + TCP_FLAGS_OFFSET;
             // Two bytes: of a view of one byte the verifier does not see the bounds check.
             let [data_offset, _flags] = *skb.view::<[u8; 2]>(offset).ok_or(Reason::GsoUnsupported)?;
             Ok(u32::from(data_offset >> 4) * 4)

@@ -19,6 +19,12 @@ pub(crate) struct Outer {
 }
 
 impl Outer {
+    /// TOS byte.
+    #[inline(always)]
+    pub(crate) fn tos(&self) -> u8 {
+        self.ip.tos
+    }
+
     /// Underlay address that the packet claims to come from.
     #[inline(always)]
     pub(crate) fn src(&self) -> Addr {

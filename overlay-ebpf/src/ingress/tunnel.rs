@@ -3,7 +3,8 @@
 use overlay_common::addr::Addr;
 use overlay_common::config::{Config, FLAG_GBP};
 use overlay_common::headers::{
-    ETH_LEN, ETHERTYPE_IPV4, IPV4_LEN, TunnelV4, UDP_LEN, VXLAN_FLAGS, VXLAN_GBP_BIT, VXLAN_LEN, VxlanHeader,
+    ETH_LEN, ETHERTYPE_IPV4, IPV4_LEN, Ipv4Header, TunnelV4, UDP_LEN, VXLAN_FLAGS, VXLAN_GBP_BIT, VXLAN_LEN,
+    VxlanHeader,
 };
 use overlay_common::maps::Peer;
 use overlay_common::reason::Reason;
@@ -13,11 +14,13 @@ use crate::maps;
 use crate::skb::Skb;
 
 const UDP_OFFSET: u32 = ETH_LEN + IPV4_LEN;
-const INNER_IP_OFFSET: u32 = UDP_OFFSET + UDP_LEN + VXLAN_LEN + ETH_LEN;
+/// Offset of the inner Ethernet header.
+pub(super) const INNER_ETH: u32 = UDP_OFFSET + UDP_LEN + VXLAN_LEN;
+const INNER_IP: u32 = INNER_ETH + ETH_LEN;
 
-/// Checks the tunnel packet and, if it is accepted, counts it for its peer.
+/// Checks that the packet is a plain VXLAN packet of our network with an IPv4 packet inside.
 #[inline(always)]
-pub(crate) fn check(skb: &Skb<'_>, config: &Config, outer: &Outer) -> Result<(), Reason> {
+pub(crate) fn check_headers(skb: &Skb<'_>, config: &Config) -> Result<(), Reason> {
     let tunnel: &TunnelV4 = skb.view(UDP_OFFSET).ok_or(Reason::Truncated)?;
     if !flags_are_plain(config, &tunnel.vxlan) {
         return Err(Reason::BadFlags);
@@ -28,18 +31,26 @@ pub(crate) fn check(skb: &Skb<'_>, config: &Config, outer: &Outer) -> Result<(),
     if tunnel.inner_eth.ethertype != ETHERTYPE_IPV4 || tunnel.inner_ip.header_len().is_none() {
         return Err(Reason::InnerNotIp);
     }
+    Ok(())
+}
+
+/// Checks that the packet comes from a known peer, from an address that the peer may use, for a pod of this node, and, if
+/// `counts`, counts it for the peer.
+#[inline(always)]
+pub(crate) fn check_peer(skb: &Skb<'_>, config: &Config, outer: &Outer, counts: bool) -> Result<(), Reason> {
+    let inner: &Ipv4Header = skb.view(INNER_IP).ok_or(Reason::Truncated)?;
+    let (src, dst) = (Addr::from_v4(inner.src), Addr::from_v4(inner.dst));
     let vtep = outer.src();
     let peer = maps::peer(&vtep).ok_or(Reason::UnknownPeer)?;
-    // SAFETY: this CPU's copy of the map's value.
-    let peer = unsafe { &mut *peer };
-    if !speaks_for(&vtep, peer, &Addr::from_v4(tunnel.inner_ip.src)) {
+    if !speaks_for(&vtep, peer, &src) {
         return Err(Reason::SpoofedSource);
     }
-    if !config.is_local(&Addr::from_v4(tunnel.inner_ip.dst)) {
+    if !config.is_local(&dst) {
         return Err(Reason::NotLocal);
     }
-    peer.stats.rx_packets += u64::from(skb.segments());
-    peer.stats.rx_bytes += u64::from(skb.len.saturating_sub(INNER_IP_OFFSET));
+    if counts {
+        maps::count_received(peer.stats, skb.segments(), skb.len.saturating_sub(INNER_IP));
+    }
     Ok(())
 }
 
