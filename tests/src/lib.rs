@@ -23,10 +23,15 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod bench;
+pub mod bench_report;
 pub mod capture;
 pub mod demo;
 pub mod detached;
 pub mod exec;
+mod flow_payload;
+pub mod flow_tcp;
+pub mod flow_udp;
 pub mod footprint;
 pub mod holder;
 pub mod inject;
@@ -36,6 +41,7 @@ pub mod packet;
 pub mod pod;
 pub mod requirements;
 pub mod space;
+pub mod test_run_cost;
 pub mod testbed;
 pub mod traffic;
 pub mod underlay;

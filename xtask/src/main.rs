@@ -1,6 +1,7 @@
 //! The project's commands: `cargo xtask <verb>`. One file per verb.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod build_ebpf;
 mod ci;
@@ -33,6 +34,8 @@ enum Verb {
     Build(build::Args),
     /// Starts a small overlay in network namespaces, proves that it carries traffic, and cleans up (needs root)
     Demo(demo::Args),
+    /// Compares the overlay with bare nodes, plain routing and the kernel's vxlan device, in namespaces (needs root)
+    Bench(bench::Args),
     /// Runs the test suites: all of them, or those that are named (most need root)
     Test(test::Args),
     /// Checks formatting and clippy, warnings being errors, for the host crates and the eBPF programs
@@ -57,6 +60,7 @@ fn dispatch(verb: Verb) -> Result<ExitCode> {
         Verb::BuildEbpf => build_ebpf::run()?,
         Verb::Build(args) => build::run(&args)?,
         Verb::Demo(args) => demo::run(&args)?,
+        Verb::Bench(args) => bench::run(&args)?,
         Verb::Test(args) => test::run(&args)?,
         Verb::Lint => lint::run()?,
         Verb::Ci => return Ok(ci::run()),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, ensure};
-use overlay_common::maps::{COUNTERS, PINNED};
+use overlay_common::maps::{CONFIG, COUNTERS, EGRESS_FLOWS, ENDPOINTS, INGRESS_FLOWS, PEERS, SUBNETS};
 use overlay_common::reason::Reason;
 use serde_json::Value;
 
@@ -11,6 +11,17 @@ use super::report::Report;
 use crate::agent::{self, AgentOptions};
 use crate::node::Node;
 use crate::testbed::Testbed;
+
+/// The maps that tell an operator something.
+const MAPS: [&str; 7] = [
+    CONFIG,
+    SUBNETS,
+    PEERS,
+    COUNTERS,
+    ENDPOINTS,
+    EGRESS_FLOWS,
+    INGRESS_FLOWS,
+];
 
 /// Entries of a map that are shown.
 const SHOWN: usize = 4;
@@ -21,7 +32,7 @@ pub(super) fn show(node: &Node, report: &mut Report) {
         let text = node.agent_command(&["status"])?.success()?;
         Ok(format!("\n{}", indent(text.trim_end())))
     });
-    for map in PINNED {
+    for map in MAPS {
         report.check(
             &format!("bpftool map dump pinned {}/{map}", AgentOptions::PIN_DIRECTORY),
             || Ok(format!("\n{}", indent(&dump(node, map)?))),

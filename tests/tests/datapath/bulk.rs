@@ -1,7 +1,7 @@
 //! Aggregates of up to 64 KiB: whole through the overlay, cut up only where the wire demands it.
 
 use overlay_testbed::traffic::{TcpTransfer, UdpTransfer};
-use overlay_testbed::{AgentOptions, Capture, Offloads, Testbed};
+use overlay_testbed::{Capture, Offloads, Testbed};
 
 use crate::bed::*;
 
@@ -29,7 +29,7 @@ fn transfer(testbed: &Testbed, bytes: u64) {
 /// `BPF_F_ADJ_ROOM_FIXED_GSO`.
 fn bulk(offloads: Offloads, bytes: u64) {
     let builder = two_nodes().offloads(offloads);
-    let (testbed, agent) = facing_flannel(builder, &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(builder, &slow_path());
     let [ours, theirs] = [1, 2].map(|index| testbed.node(index).unwrap());
     let before = Counters::of(ours);
     transfer(&testbed, bytes);
@@ -100,7 +100,7 @@ fn aggregates_are_cut_up_and_summed_for_a_wire_without_any_offload() {
 #[test]
 fn two_agents_carry_aggregates_too() {
     let testbed = two_nodes().offloads(Offloads::WIRE).build().unwrap();
-    let agents = testbed.start_agents(&AgentOptions::default()).unwrap();
+    let agents = testbed.start_agents(&slow_path()).unwrap();
     resolve_neighbours(&testbed);
     let before: Vec<_> = testbed.nodes().map(Counters::of).collect();
     transfer(&testbed, 64 * MIB);

@@ -89,7 +89,7 @@ fn each_decodes_the_other(options: &AgentOptions) {
 
 #[test]
 fn each_decodes_the_other_with_every_checksum() {
-    each_decodes_the_other(&AgentOptions::default());
+    each_decodes_the_other(&slow_path());
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn by_clsact_each_decodes_the_other_with_every_checksum() {
 /// through the tunnel, from that address.
 #[test]
 fn a_node_answers_pods_from_its_underlay_address() {
-    let (testbed, agent) = facing_flannel(on_a_cable(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(on_a_cable(), &slow_path());
     let [ours, flannels] = [1, 2].map(|index| testbed.node(index).unwrap());
     for (from, to) in [(ours, flannels), (flannels, ours)] {
         let before = Counters::of(ours);

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use overlay_testbed::traffic::{PingOptions, TcpTransfer, UdpEcho, UdpStream, UdpTransfer, ping};
-use overlay_testbed::{AgentOptions, Capture, Testbed, Underlay};
+use overlay_testbed::{Capture, Testbed, Underlay};
 
 use crate::bed::*;
 
@@ -39,7 +39,7 @@ fn one_datagram(testbed: &Testbed) -> Vec<u8> {
 
 #[test]
 fn a_peer_behind_a_router_is_reached_through_it() {
-    let (testbed, agent) = facing_flannel(two_nodes().underlay(Underlay::Routed), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(two_nodes().underlay(Underlay::Routed), &slow_path());
     assert_connected(&testbed);
     let frame = one_datagram(&testbed);
     assert_eq!(frame[..6], mac_of(&testbed.fabric().unwrap(), "br1").0);
@@ -76,7 +76,7 @@ fn a_peer_behind_a_router_is_reached_through_it() {
 #[test]
 fn the_first_packet_waits_for_arp_and_is_not_lost() {
     for underlay in [Underlay::Switch, Underlay::Routed] {
-        let (testbed, agent) = facing_flannel(on_a_cable().underlay(underlay), &AgentOptions::default());
+        let (testbed, agent) = facing_flannel(on_a_cable().underlay(underlay), &slow_path());
         let node = testbed.node(1).unwrap();
         let [from, to] = [1, 2].map(|index| testbed.pod(index, 1).unwrap());
         for _ in 0..3 {
@@ -117,7 +117,7 @@ fn the_first_packet_waits_for_arp_and_is_not_lost() {
 
 #[test]
 fn a_peer_that_announces_a_new_mac_address_is_followed() {
-    let (testbed, agent) = facing_flannel(two_nodes(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(two_nodes(), &slow_path());
     let peer = testbed.node(2).unwrap();
     let old = mac_of(peer.space(), "eth0");
     assert_eq!(one_datagram(&testbed)[..6], old.0);
@@ -136,7 +136,7 @@ fn a_peer_that_announces_a_new_mac_address_is_followed() {
 /// Without an announcement only the kernel's own probing finds out: it must be kept alive by the programs' packets.
 #[test]
 fn a_peer_with_a_new_mac_address_is_found_again_without_an_announcement() {
-    let (testbed, agent) = facing_flannel(two_nodes(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(two_nodes(), &slow_path());
     let [node, peer] = [1, 2].map(|index| testbed.node(index).unwrap());
     for (name, value) in [
         ("base_reachable_time_ms", "300"),
@@ -171,7 +171,7 @@ fn a_peer_with_a_new_mac_address_is_found_again_without_an_announcement() {
 
 #[test]
 fn a_changed_route_is_followed_with_the_next_packet() {
-    let (testbed, agent) = facing_flannel(two_nodes(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(two_nodes(), &slow_path());
     let [node, peer] = [1, 2].map(|index| testbed.node(index).unwrap());
     let router = mac_of(&testbed.fabric().unwrap(), "br0");
     // No redirects: they would undo the detour.

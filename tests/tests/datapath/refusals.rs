@@ -287,7 +287,7 @@ impl HonestTraffic {
 
 #[test]
 fn forged_packets_are_refused_and_counted() {
-    refuses(&AgentOptions::default());
+    refuses(&slow_path());
 }
 
 #[test]
@@ -349,10 +349,7 @@ fn an_open_check_counts_and_lets_pass() {
     let testbed = testbed();
     let node = testbed.node(1).unwrap();
     let stranger: Vec<_> = forgeries(&testbed).into_iter().take(1).collect();
-    node.start_agent(&AgentOptions::default())
-        .unwrap()
-        .stop()
-        .unwrap();
+    node.start_agent(&slow_path()).unwrap().stop().unwrap();
     let before = Counters::of(node);
     assert_eq!(arrivals(&testbed, &stranger), [0]);
     open_check(node);
@@ -361,7 +358,7 @@ fn an_open_check_counts_and_lets_pass() {
     assert_eq!(grown.get("failed_open").packets, COPIES);
     assert_eq!(grown.get("unknown_peer").packets, 2 * COPIES);
     // An agent that knows its peers closes it.
-    let agent = node.start_agent(&AgentOptions::default()).unwrap();
+    let agent = node.start_agent(&slow_path()).unwrap();
     assert_eq!(arrivals(&testbed, &stranger), [0]);
     agent.stop().unwrap();
 }
@@ -388,7 +385,7 @@ fn open_check(node: &Node) {
 fn the_check_follows_the_leases() {
     let testbed = testbed();
     let node = testbed.node(1).unwrap();
-    let agent = node.start_agent(&AgentOptions::default()).unwrap();
+    let agent = node.start_agent(&slow_path()).unwrap();
     let packet = |marker: &str| {
         let (mut inner, mut outer) = honest(&testbed, marker);
         inner.ip.source = Ipv4Addr::new(10, 244, 3, 2);

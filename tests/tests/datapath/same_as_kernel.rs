@@ -233,7 +233,7 @@ fn mac_of_underlay(node: &Node) -> Mac {
 
 #[test]
 fn every_kind_of_packet_is_encapsulated_as_the_kernel_does() {
-    compare(&AgentOptions::default());
+    compare(&slow_path());
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn the_nodes_own_packets_are_encapsulated_as_the_kernel_does() {
     };
     let by_kernel = send();
     agent.stop().unwrap();
-    let agent = node.start_agent(&AgentOptions::default()).unwrap();
+    let agent = node.start_agent(&slow_path()).unwrap();
     let before = Counters::of(node);
     let by_programs = send();
     assert_eq!(before.growth(node).get("encapsulated").packets, 10);

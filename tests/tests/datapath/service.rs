@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use overlay_testbed::Capture;
 use overlay_testbed::node::Protocol;
 use overlay_testbed::traffic::{TcpTransfer, UdpEcho, UdpStream};
-use overlay_testbed::{AgentOptions, Capture};
 
 use crate::bed::*;
 
@@ -15,7 +15,7 @@ const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 #[test]
 fn services_of_remote_pods_work_from_the_first_packet_on() {
     let testbed = two_nodes().build().unwrap();
-    let agents = testbed.start_agents(&AgentOptions::default()).unwrap();
+    let agents = testbed.start_agents(&slow_path()).unwrap();
     resolve_neighbours(&testbed);
     let [node, remote] = [1, 2].map(|index| testbed.node(index).unwrap());
     let [client, backend] = [node, remote].map(|node| node.pod(1).unwrap());
@@ -61,7 +61,7 @@ fn services_of_remote_pods_work_from_the_first_packet_on() {
 /// A reply that is translated back on the way in, from a node that is not ours.
 #[test]
 fn services_work_against_a_node_without_agent_both_ways() {
-    let (testbed, agent) = facing_flannel(two_nodes(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(two_nodes(), &slow_path());
     let before = Counters::of(testbed.node(1).unwrap());
     for (here, there) in [(1, 2), (2, 1)] {
         let (node, backend) = (testbed.node(here).unwrap(), testbed.pod(there, 1).unwrap());

@@ -2,10 +2,10 @@
 
 use std::net::Ipv4Addr;
 
+use overlay_testbed::Testbed;
 use overlay_testbed::inject::inject;
 use overlay_testbed::packet::{Ethernet, Frame, Ipv4, Udp, Vxlan, VxlanFrame};
 use overlay_testbed::traffic::{PingOptions, TcpTransfer, ping};
-use overlay_testbed::{AgentOptions, Testbed};
 
 use crate::bed::*;
 
@@ -69,7 +69,7 @@ fn counted_as(testbed: &Testbed) -> String {
 /// Seen red with `FLAG_PORT_SHARED` never set.
 #[test]
 fn another_device_on_the_port_keeps_working() {
-    let (testbed, agent) = facing_flannel(two_nodes(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(two_nodes(), &slow_path());
     let node = testbed.node(1).unwrap();
     assert_eq!(counted_as(&testbed), "wrong_vni");
     add_other_device(&testbed);
@@ -87,7 +87,7 @@ fn another_device_on_the_port_keeps_working() {
 fn a_device_that_was_there_first_keeps_working() {
     let testbed = two_nodes().build().unwrap();
     add_other_device(&testbed);
-    let agents = testbed.start_agents(&AgentOptions::default()).unwrap();
+    let agents = testbed.start_agents(&slow_path()).unwrap();
     resolve_neighbours(&testbed);
     let before: Vec<_> = testbed.nodes().map(Counters::of).collect();
     both_overlays_work(&testbed);

@@ -35,7 +35,7 @@ fn large_ping(size: u16) -> PingOptions {
 
 #[test]
 fn a_pod_whose_packet_may_not_be_fragmented_learns_the_overlays_mtu() {
-    let (testbed, agent) = facing_flannel(on_a_cable(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(on_a_cable(), &slow_path());
     widen_pod(&testbed);
     let node = testbed.node(1).unwrap();
     let [from, to] = [1, 2].map(|index| testbed.pod(index, 1).unwrap());
@@ -84,7 +84,7 @@ fn a_pod_whose_packet_may_not_be_fragmented_learns_the_overlays_mtu() {
 
 #[test]
 fn what_may_be_fragmented_arrives_in_inner_fragments() {
-    let (testbed, agent) = facing_flannel(on_a_cable(), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(on_a_cable(), &slow_path());
     widen_pod(&testbed);
     let node = testbed.node(1).unwrap();
     let [from, to] = [1, 2].map(|index| testbed.pod(index, 1).unwrap());
@@ -140,7 +140,7 @@ fn narrow_route(offloads: Offloads, route_first: bool) {
     if route_first {
         narrow();
     }
-    let agent = node.start_agent(&AgentOptions::default()).unwrap();
+    let agent = node.start_agent(&slow_path()).unwrap();
     resolve_neighbours(&testbed);
     if !route_first {
         ping(from.space(), to.address(), &large_ping(1422))
@@ -214,7 +214,7 @@ fn a_routes_mtu_is_heeded_as_soon_as_it_is_there() {
 
 #[test]
 fn an_underlay_with_jumbo_frames_carries_jumbo_packets() {
-    let (testbed, agent) = facing_flannel(on_a_cable().mtu(9000), &AgentOptions::default());
+    let (testbed, agent) = facing_flannel(on_a_cable().mtu(9000), &slow_path());
     let node = testbed.node(1).unwrap();
     assert_eq!(max_segment(&testbed), 9000);
     assert!(node.run("ip link show flannel.1").unwrap().contains("mtu 8950"));

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use overlay_agent::dataplane::{AttachChoice, Dataplane};
+use overlay_agent::dataplane::{AttachChoice, Capacity, Dataplane};
 use overlay_core::action::{DataplaneAction, Hook};
 
 use crate::hooks::Foreigner;
 use crate::lifecycle::age;
-use crate::sandbox::{self, HOOKS, MAX_PEERS, Sandbox, attach, device_of, eventually, execute, expected};
+use crate::sandbox::{self, CAPACITY, Sandbox, attach, device_of, eventually, execute, expected};
 use crate::with_each_mechanism;
 
 const PIN_DIR: &str = "OVERLAY_TEST_PIN_DIR";
@@ -36,7 +36,10 @@ fn round(sandbox: &Sandbox) {
     age(sandbox);
     execute(&mut dataplane, &[DataplaneAction::Load]);
     execute(&mut dataplane, std::slice::from_ref(&elsewhere));
-    let mut larger = sandbox.open_for(MAX_PEERS * 2);
+    let mut larger = sandbox.open_for(Capacity {
+        peers: CAPACITY.peers * 2,
+        ..CAPACITY
+    });
     execute(&mut larger, &sandbox::everything());
     execute(&mut larger, &[DataplaneAction::Remove]);
 }
@@ -130,7 +133,7 @@ fn converge(dataplane: &mut Dataplane) {
         plan.push(DataplaneAction::SetSubnet { subnet, entry });
         plan.push(DataplaneAction::SetConfig(Box::new(sandbox::config())));
     }
-    for hook in HOOKS {
+    for hook in Hook::ALL {
         if observed.attached.get(&hook) != wanted.attached.get(&hook) {
             plan.push(attach(hook));
         }
@@ -179,7 +182,7 @@ fn killed_at_any_moment(sandbox: &Sandbox) {
             let observed = next.observe().unwrap().unwrap();
             assert_eq!(observed, expected(), "{moment:?}, left {left:?}");
         }
-        for hook in HOOKS {
+        for hook in Hook::ALL {
             let ours = (kill % 2 == 1).then(|| sandbox.our_program(hook));
             eventually(
                 &format!("{hook:?}, {moment:?}, left {left:?}: only what should be there"),

@@ -9,7 +9,7 @@ use overlay_core::action::{DataplaneAction, Hook};
 use crate::hooks::{Foreigner, filters};
 use crate::lifecycle::age;
 use crate::sandbox::{
-    self, HOOKS, Sandbox, UNDERLAY, VTEP, attach, command, device_of, eventually, execute, expected,
+    self, Sandbox, UNDERLAY, VTEP, attach, command, device_of, eventually, execute, expected,
 };
 use crate::with_each_mechanism;
 
@@ -54,12 +54,12 @@ fn programs_before_and_after_survive(sandbox: &Sandbox) {
 
     age(sandbox);
     // A plan may attach without loading first.
-    execute(&mut dataplane, &HOOKS.map(attach));
+    execute(&mut dataplane, &Hook::ALL.map(attach));
     check("switched by attaching");
     assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
 
     execute(&mut dataplane, &[DataplaneAction::Remove]);
-    for hook in HOOKS {
+    for hook in Hook::ALL {
         let theirs = [before.id(hook), after.id(hook)];
         eventually("only ours is detached", || {
             sandbox.programs_on(device_of(hook), hook) == theirs

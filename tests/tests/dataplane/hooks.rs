@@ -6,12 +6,12 @@ use aya::{Ebpf, EbpfLoader};
 use overlay_agent::dataplane::{AttachChoice, OBJECT, OBJECT_HASH};
 use overlay_core::action::Hook;
 
-use crate::sandbox::{HOOKS, Sandbox, command, device_of};
+use crate::sandbox::{Sandbox, command, device_of};
 
 fn attach_type(hook: Hook) -> TcAttachType {
     match hook {
         Hook::VtepEgress => TcAttachType::Egress,
-        Hook::UnderlayIngress => TcAttachType::Ingress,
+        Hook::VtepIngress | Hook::UnderlayIngress => TcAttachType::Ingress,
     }
 }
 
@@ -33,7 +33,7 @@ impl Sandbox {
         let path = self
             .pin_dir
             .join("programs")
-            .join(format!("{}-{OBJECT_HASH}", hook.program()));
+            .join(format!("{}-{OBJECT_HASH}", hook.program().name()));
         SchedClassifier::from_pin(path).unwrap().info().unwrap().id()
     }
 }
@@ -42,7 +42,7 @@ impl Sandbox {
 pub(crate) fn filters(device: &str, hook: Hook) -> Vec<u32> {
     let direction = match hook {
         Hook::VtepEgress => "egress",
-        Hook::UnderlayIngress => "ingress",
+        Hook::VtepIngress | Hook::UnderlayIngress => "ingress",
     };
     let text = command("tc", &format!("-j filter show dev {device} {direction}"));
     if text.trim().is_empty() {
@@ -65,10 +65,10 @@ pub(crate) struct Foreigner {
 }
 
 impl Foreigner {
-    /// On both hooks, at this priority (clsact), or after everything else (TCX).
+    /// On every hook, at this priority (clsact), or after everything else (TCX).
     pub(crate) fn attach(sandbox: &Sandbox, priority: u16) -> Self {
         let mut object = EbpfLoader::new().load(OBJECT).unwrap();
-        for hook in HOOKS {
+        for hook in Hook::ALL {
             let program = program(&mut object, hook);
             program.load().unwrap();
             let options = if sandbox.attach == AttachChoice::Tcx {
@@ -96,5 +96,9 @@ impl Foreigner {
 }
 
 fn program(object: &mut Ebpf, hook: Hook) -> &mut SchedClassifier {
-    object.program_mut(hook.program()).unwrap().try_into().unwrap()
+    object
+        .program_mut(hook.program().name())
+        .unwrap()
+        .try_into()
+        .unwrap()
 }

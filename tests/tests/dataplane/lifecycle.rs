@@ -3,11 +3,11 @@
 use std::fs;
 
 use overlay_agent::dataplane::{AttachChoice, Dataplane, Mechanism, OBJECT_HASH};
-use overlay_core::action::{DataplaneAction, Hook};
+use overlay_core::action::{DataplaneAction, Hook, Program};
 use overlay_core::observed::{Attachment, ObservedDataplane};
 
 use crate::sandbox::{
-    self, HOOKS, Sandbox, UNDERLAY, VTEP, attach, device_of, eventually, execute, expected, ifindex, ip,
+    self, Sandbox, UNDERLAY, VTEP, attach, device_of, eventually, execute, expected, ifindex, ip,
 };
 use crate::with_each_mechanism;
 
@@ -20,6 +20,7 @@ with_each_mechanism!(
     moves_to_another_device,
     removes_everything_and_twice,
     attaching_loads_a_program_whose_pin_has_gone,
+    a_program_whose_pin_has_gone_is_missing_until_it_is_loaded,
 );
 
 fn step_by_step(sandbox: &Sandbox) {
@@ -41,7 +42,7 @@ fn step_by_step(sandbox: &Sandbox) {
             .all(|(_, counter)| counter.packets == 0)
     );
 
-    for hook in HOOKS {
+    for hook in Hook::ALL {
         execute(&mut dataplane, &[attach(hook)]);
         observed.attached.insert(
             hook,
@@ -96,9 +97,9 @@ fn step_by_step(sandbox: &Sandbox) {
 
 fn another_process_finds_nothing_to_do(sandbox: &Sandbox) {
     let first = sandbox.set_up();
-    let programs = HOOKS.map(|hook| sandbox.our_program(hook));
+    let programs = Hook::ALL.map(|hook| sandbox.our_program(hook));
     drop(first);
-    for hook in HOOKS {
+    for hook in Hook::ALL {
         assert_eq!(
             sandbox.programs_on(device_of(hook), hook).len(),
             1,
@@ -107,18 +108,18 @@ fn another_process_finds_nothing_to_do(sandbox: &Sandbox) {
     }
     let second = sandbox.open();
     assert_eq!(second.observe().unwrap().unwrap(), expected());
-    assert_eq!(HOOKS.map(|hook| sandbox.our_program(hook)), programs);
+    assert_eq!(Hook::ALL.map(|hook| sandbox.our_program(hook)), programs);
 }
 
 fn repeating_every_action_changes_nothing(sandbox: &Sandbox) {
     let mut dataplane = sandbox.set_up();
     let pinned = sandbox.pinned();
-    let programs = HOOKS.map(|hook| sandbox.our_program(hook));
+    let programs = Hook::ALL.map(|hook| sandbox.our_program(hook));
     execute(&mut dataplane, &sandbox::everything());
     assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
     assert_eq!(sandbox.pinned(), pinned);
-    assert_eq!(HOOKS.map(|hook| sandbox.our_program(hook)), programs);
-    for hook in HOOKS {
+    assert_eq!(Hook::ALL.map(|hook| sandbox.our_program(hook)), programs);
+    for hook in Hook::ALL {
         assert_eq!(
             sandbox.programs_on(device_of(hook), hook),
             [sandbox.our_program(hook)]
@@ -129,8 +130,8 @@ fn repeating_every_action_changes_nothing(sandbox: &Sandbox) {
 /// Makes the pinned programs look like those of another build.
 pub(crate) fn age(sandbox: &Sandbox) {
     let programs = sandbox.pin_dir.join("programs");
-    for hook in HOOKS {
-        let name = hook.program();
+    for program in Program::ALL {
+        let name = program.name();
         let old = programs.join(format!("{name}-0123456789abcdef"));
         fs::rename(programs.join(format!("{name}-{OBJECT_HASH}")), old).unwrap();
     }
@@ -138,7 +139,7 @@ pub(crate) fn age(sandbox: &Sandbox) {
 
 fn another_build_is_switched_in_place(sandbox: &Sandbox) {
     let mut dataplane = sandbox.set_up();
-    let old = HOOKS.map(|hook| sandbox.our_program(hook));
+    let old = Hook::ALL.map(|hook| sandbox.our_program(hook));
     age(sandbox);
 
     let observed = dataplane.observe().unwrap().unwrap();
@@ -148,7 +149,7 @@ fn another_build_is_switched_in_place(sandbox: &Sandbox) {
         expected().peers,
         "map contents survive an upgrade"
     );
-    for hook in HOOKS {
+    for hook in Hook::ALL {
         let ifindex = ifindex(device_of(hook));
         assert_eq!(
             observed.attached.get(&hook),
@@ -165,7 +166,7 @@ fn another_build_is_switched_in_place(sandbox: &Sandbox) {
         expected(),
         "loading switches, contents survive"
     );
-    for (hook, old) in HOOKS.into_iter().zip(old) {
+    for (hook, old) in Hook::ALL.into_iter().zip(old) {
         assert_ne!(sandbox.our_program(hook), old);
         assert_eq!(
             sandbox.programs_on(device_of(hook), hook),
@@ -199,7 +200,10 @@ fn follows_a_device_that_was_made_again(sandbox: &Sandbox) {
     execute(&mut dataplane, &[DataplaneAction::Load]);
     sandbox::add_vtep();
     assert_ne!(ifindex(VTEP), before);
-    execute(&mut dataplane, &[attach(Hook::VtepEgress)]);
+    execute(
+        &mut dataplane,
+        &[attach(Hook::VtepEgress), attach(Hook::VtepIngress)],
+    );
     assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
     assert_eq!(
         sandbox.programs_on(VTEP, Hook::VtepEgress),
@@ -248,7 +252,7 @@ fn removes_everything_and_twice(sandbox: &Sandbox) {
         execute(&mut dataplane, &[DataplaneAction::Remove]);
         assert_eq!(dataplane.observe().unwrap(), None);
         assert!(!sandbox.pin_dir.exists());
-        for hook in HOOKS {
+        for hook in Hook::ALL {
             eventually("detached", || {
                 sandbox.programs_on(device_of(hook), hook).is_empty()
             });
@@ -267,10 +271,24 @@ fn attaching_loads_a_program_whose_pin_has_gone(sandbox: &Sandbox) {
         sandbox
             .pin_dir
             .join("programs")
-            .join(format!("{}-{OBJECT_HASH}", hook.program())),
+            .join(format!("{}-{OBJECT_HASH}", hook.program().name())),
     )
     .unwrap();
     execute(&mut dataplane, &[attach(hook)]);
+    assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
+}
+
+/// Also one that this loop does not attach itself.
+fn a_program_whose_pin_has_gone_is_missing_until_it_is_loaded(sandbox: &Sandbox) {
+    let mut dataplane = sandbox.set_up();
+    let pin = format!("{}-{OBJECT_HASH}", Program::PodIngress.name());
+    fs::remove_file(sandbox.pin_dir.join("programs").join(pin)).unwrap();
+    let missing = ObservedDataplane {
+        missing: [Program::PodIngress].into(),
+        ..expected()
+    };
+    assert_eq!(dataplane.observe().unwrap().unwrap(), missing);
+    execute(&mut dataplane, &[DataplaneAction::Load]);
     assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
 }
 
@@ -278,8 +296,8 @@ fn attaching_loads_a_program_whose_pin_has_gone(sandbox: &Sandbox) {
 fn the_other_mechanism_takes_over() {
     sandbox::run(AttachChoice::Tcx, |sandbox| {
         sandbox.set_up();
-        let open = |attach| Dataplane::open(sandbox.pin_dir.clone(), attach, sandbox::MAX_PEERS).unwrap();
-        let hooks = HOOKS.map(attach);
+        let open = |attach| Dataplane::open(sandbox.pin_dir.clone(), attach, sandbox::CAPACITY).unwrap();
+        let hooks = Hook::ALL.map(attach);
         for (choice, mechanism) in [
             (AttachChoice::Clsact, Mechanism::Clsact),
             // This kernel has TCX.
@@ -294,7 +312,7 @@ fn the_other_mechanism_takes_over() {
             );
             execute(&mut dataplane, &hooks);
             assert_eq!(dataplane.observe().unwrap().unwrap(), expected());
-            for hook in HOOKS {
+            for hook in Hook::ALL {
                 let filters = crate::hooks::filters(device_of(hook), hook).len();
                 assert_eq!(filters, usize::from(mechanism == Mechanism::Clsact));
                 let links = usize::from(mechanism == Mechanism::Tcx);

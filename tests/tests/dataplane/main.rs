@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod fastpath;
+#[cfg(test)]
 mod foreign;
 #[cfg(test)]
 mod hooks;

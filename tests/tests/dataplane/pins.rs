@@ -4,12 +4,13 @@ use std::fs;
 
 use aya::maps::{Array, HashMap, MapData};
 use nix::mount::umount;
-use overlay_agent::dataplane::{AttachChoice, Dataplane, check_pin_directory};
+use overlay_agent::dataplane::{AttachChoice, Capacity, Dataplane, check_pin_directory};
 use overlay_common::config::Config;
-use overlay_core::action::DataplaneAction;
+use overlay_common::maps;
+use overlay_core::action::{DataplaneAction, Hook};
 use overlay_core::observed::ObservedDataplane;
 
-use crate::sandbox::{self, HOOKS, MAX_PEERS, Sandbox, device_of, eventually, execute, expected};
+use crate::sandbox::{self, CAPACITY, Sandbox, device_of, eventually, execute, expected};
 use crate::with_each_mechanism;
 
 with_each_mechanism!(
@@ -20,9 +21,13 @@ with_each_mechanism!(
     an_old_build_that_was_never_configured_is_replaced,
 );
 
+const fn with_peers(peers: u32) -> Capacity {
+    Capacity { peers, ..CAPACITY }
+}
+
 /// What is pinned does not fit; loading detaches it, and the usual plan ends where it should.
-fn check_replaced(sandbox: &Sandbox, max_peers: u32) {
-    let mut dataplane = sandbox.open_for(max_peers);
+fn check_replaced(sandbox: &Sandbox, capacity: Capacity) {
+    let mut dataplane = sandbox.open_for(capacity);
     assert_eq!(
         dataplane.observe().unwrap().unwrap(),
         ObservedDataplane::default()
@@ -37,7 +42,7 @@ fn check_replaced(sandbox: &Sandbox, max_peers: u32) {
         fresh,
         "the kernel device takes over"
     );
-    for hook in HOOKS {
+    for hook in Hook::ALL {
         eventually("detached", || {
             sandbox.programs_on(device_of(hook), hook).is_empty()
         });
@@ -48,7 +53,9 @@ fn check_replaced(sandbox: &Sandbox, max_peers: u32) {
 
 fn maps_of_another_capacity_are_replaced(sandbox: &Sandbox) {
     sandbox.set_up();
-    check_replaced(sandbox, MAX_PEERS * 2);
+    check_replaced(sandbox, with_peers(CAPACITY.peers * 2));
+    let flows = CAPACITY.flows * 2;
+    check_replaced(sandbox, Capacity { flows, ..CAPACITY });
 }
 
 fn a_map_of_somebody_under_our_name_is_replaced(sandbox: &Sandbox) {
@@ -59,7 +66,7 @@ fn a_map_of_somebody_under_our_name_is_replaced(sandbox: &Sandbox) {
         .unwrap()
         .pin(&pin)
         .unwrap();
-    check_replaced(sandbox, MAX_PEERS);
+    check_replaced(sandbox, CAPACITY);
 }
 
 fn another_abi_is_replaced(sandbox: &Sandbox) {
@@ -69,19 +76,19 @@ fn another_abi_is_replaced(sandbox: &Sandbox) {
     let mut config = sandbox::config();
     config.abi += 1;
     map.set(0, config, 0).unwrap();
-    check_replaced(sandbox, MAX_PEERS);
+    check_replaced(sandbox, CAPACITY);
 }
 
 fn an_incomplete_set_is_replaced(sandbox: &Sandbox) {
-    for name in ["CONFIG", "SUBNETS", "PEERS", "COUNTERS", "AYA_LOGS"] {
+    for name in maps::PINNED.into_iter().chain(["AYA_LOGS"]) {
         sandbox.set_up();
         fs::remove_file(sandbox.pin_dir.join(name)).unwrap();
-        check_replaced(sandbox, MAX_PEERS);
+        check_replaced(sandbox, CAPACITY);
     }
-    for name in ["CONFIG", "SUBNETS", "PEERS", "COUNTERS", "AYA_LOGS"] {
+    for name in maps::PINNED.into_iter().chain(["AYA_LOGS"]) {
         fs::remove_file(sandbox.pin_dir.join(name)).unwrap();
     }
-    check_replaced(sandbox, MAX_PEERS);
+    check_replaced(sandbox, CAPACITY);
 }
 
 fn an_old_build_that_was_never_configured_is_replaced(sandbox: &Sandbox) {
@@ -91,13 +98,13 @@ fn an_old_build_that_was_never_configured_is_replaced(sandbox: &Sandbox) {
         &[DataplaneAction::SetConfig(Box::new(Config::UNCONFIGURED))],
     );
     crate::lifecycle::age(sandbox);
-    check_replaced(sandbox, MAX_PEERS);
+    check_replaced(sandbox, CAPACITY);
 }
 
 #[test]
 fn a_full_map_is_explained() {
     sandbox::run(AttachChoice::Tcx, |sandbox| {
-        let mut dataplane = sandbox.open_for(2);
+        let mut dataplane = sandbox.open_for(with_peers(2));
         execute(&mut dataplane, &[DataplaneAction::Load]);
         let peers = ["192.168.0.2", "192.168.0.3", "192.168.0.4"].map(|peer| DataplaneAction::SetPeer {
             vtep: peer.parse().unwrap(),
@@ -137,7 +144,7 @@ fn the_root_of_a_bpf_file_system_is_not_taken() {
             .unwrap()
             .pin(&theirs)
             .unwrap();
-        let mut dataplane = Dataplane::open(root.to_owned(), AttachChoice::Tcx, MAX_PEERS).unwrap();
+        let mut dataplane = Dataplane::open(root.to_owned(), AttachChoice::Tcx, CAPACITY).unwrap();
         let link = tempfile::tempdir().unwrap();
         let link = link.path().join("link");
         std::os::unix::fs::symlink(root, &link).unwrap();

@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::geteuid;
-use overlay_agent::dataplane::{AttachChoice, Dataplane};
+use overlay_agent::dataplane::{AttachChoice, Capacity, Dataplane};
 use overlay_common::addr::{Addr, MaskedPrefix};
 use overlay_common::config::{ABI_VERSION, Config, FLAG_ENFORCE_PEERS, LOG_REFUSALS};
 use overlay_common::maps::SubnetEntry;
@@ -24,7 +24,10 @@ pub(crate) const VTEP: &str = "flannel.1";
 /// The underlay device of a sandbox.
 pub(crate) const UNDERLAY: &str = "under0";
 /// Capacity of the maps.
-pub(crate) const MAX_PEERS: u32 = 64;
+pub(crate) const CAPACITY: Capacity = Capacity {
+    peers: 64,
+    flows: 1024,
+};
 
 /// What a test gets.
 pub(crate) struct Sandbox {
@@ -99,21 +102,19 @@ pub(crate) fn ifindex(device: &str) -> u32 {
 /// The device that the tests attach a hook's program to.
 pub(crate) const fn device_of(hook: Hook) -> &'static str {
     match hook {
-        Hook::VtepEgress => VTEP,
+        Hook::VtepEgress | Hook::VtepIngress => VTEP,
         Hook::UnderlayIngress => UNDERLAY,
     }
 }
 
-pub(crate) const HOOKS: [Hook; 2] = [Hook::VtepEgress, Hook::UnderlayIngress];
-
 impl Sandbox {
     /// As a process does that has just started.
     pub(crate) fn open(&self) -> Dataplane {
-        self.open_for(MAX_PEERS)
+        self.open_for(CAPACITY)
     }
 
-    pub(crate) fn open_for(&self, max_peers: u32) -> Dataplane {
-        Dataplane::open(self.pin_dir.clone(), self.attach, max_peers).unwrap()
+    pub(crate) fn open_for(&self, capacity: Capacity) -> Dataplane {
+        Dataplane::open(self.pin_dir.clone(), self.attach, capacity).unwrap()
     }
 
     /// Loaded, attached, configured and filled.
@@ -209,6 +210,7 @@ pub(crate) fn everything() -> Vec<DataplaneAction> {
         DataplaneAction::SetConfig(Box::new(config())),
         attach(Hook::UnderlayIngress),
         attach(Hook::VtepEgress),
+        attach(Hook::VtepIngress),
     ]
 }
 
@@ -219,7 +221,7 @@ pub(crate) fn expected() -> ObservedDataplane {
         config: Some(config()),
         subnets: [subnet()].into(),
         peers: [(peer(), subnet().0)].into(),
-        attached: HOOKS
+        attached: Hook::ALL
             .map(|hook| {
                 (
                     hook,
@@ -230,6 +232,7 @@ pub(crate) fn expected() -> ObservedDataplane {
                 )
             })
             .into(),
+        missing: [].into(),
     }
 }
 

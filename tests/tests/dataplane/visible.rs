@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use log::{LevelFilter, Log, Metadata, Record};
-use overlay_agent::dataplane::{AttachChoice, OBJECT_HASH};
+use overlay_agent::dataplane::{AttachChoice, Capacity, OBJECT_HASH};
 use overlay_common::reason::Reason;
 use overlay_core::action::Hook;
 
@@ -18,7 +18,8 @@ fn bpftool_prints_named_fields() {
         for (map, fields) in [
             ("CONFIG", ["\"vtep_mac\"", "\"underlay_ifindex\"", "\"vni\""]),
             ("SUBNETS", ["\"vtep\"", "\"vtep_mac\"", "\"octets\""]),
-            ("PEERS", ["\"tx_packets\"", "\"rx_bytes\"", "\"cpu\""]),
+            ("PEERS", ["\"subnet\"", "\"stats\"", "\"octets\""]),
+            ("PEER_STATS", ["\"tx_packets\"", "\"rx_bytes\"", "\"cpu\""]),
             ("COUNTERS", ["\"packets\"", "\"bytes\"", "\"cpu\""]),
         ] {
             let dump = command(
@@ -75,7 +76,7 @@ fn packet_of_a_stranger() -> Vec<u8> {
 }
 
 fn run_stranger(sandbox: &Sandbox) {
-    let name = Hook::UnderlayIngress.program();
+    let name = Hook::UnderlayIngress.program().name();
     let program = SchedClassifier::from_pin(
         sandbox
             .pin_dir
@@ -144,5 +145,9 @@ fn refusals_are_counted_and_logged_through_replaced_maps() {
 
 /// Each round has maps of another capacity.
 fn dataplane_of(sandbox: &Sandbox, round: usize) -> overlay_agent::dataplane::Dataplane {
-    sandbox.open_for(sandbox::MAX_PEERS * u32::try_from(round).unwrap())
+    let peers = sandbox::CAPACITY.peers * u32::try_from(round).unwrap();
+    sandbox.open_for(Capacity {
+        peers,
+        ..sandbox::CAPACITY
+    })
 }

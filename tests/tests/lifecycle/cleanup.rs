@@ -47,6 +47,10 @@ fn nothing_is_left_behind() {
         let agent = node
             .start_agent(&options().with_arguments(&["--attach", attach]))
             .unwrap();
+        // The devices of pods are found beside everything else.
+        agent
+            .wait_log(&format!("pod device {}", node.pods()[0].host_veth()), SOON)
+            .unwrap();
         let objects = pinned(node);
         assert!(objects.len() >= 7, "{objects:?}");
         assert_ne!(state(node), before);

@@ -1,11 +1,13 @@
 //! The kernel objects of an agent's node are flannel's, field by field.
 
-use overlay_testbed::Node;
+use anyhow::ensure;
+use overlay_testbed::{Node, eventually};
 use serde_json::Value;
 
-use crate::bed::{DEVICE, json, options, testbed, with_absent};
+use crate::bed::{DEVICE, SOON, json, options, testbed, with_absent};
 
-/// Takes out what may differ: the index, the mark, and the state of the IPv6 address check, which takes a second.
+/// Takes out what may differ: the index, the mark, and the state of the IPv6 address check, which takes a second. (The
+/// route to the address comes at its end, so one node may have it sooner.)
 fn comparable(mut value: Value) -> Value {
     match &mut value {
         Value::Object(fields) => {
@@ -50,8 +52,15 @@ fn an_agents_node_is_what_flannel_would_have_made_of_it() {
         &format!("bridge -d -j fdb show dev {DEVICE}"),
         "ip -d -j rule",
     ] {
-        let (wanted, found) = (dump(hand, command), dump(ours, command));
-        assert_eq!(found, wanted, "{command}\nours: {found:#}\nflannel's: {wanted:#}");
+        eventually(SOON, "the same objects", || {
+            let (wanted, found) = (dump(hand, command), dump(ours, command));
+            ensure!(
+                found == wanted,
+                "{command}\nours: {found:#}\nflannel's: {wanted:#}"
+            );
+            Ok(())
+        })
+        .unwrap();
     }
     let count = |command: &str| dump(ours, command).as_array().unwrap().len();
     assert_eq!(count(&format!("bridge -j fdb show dev {DEVICE}")), 4);

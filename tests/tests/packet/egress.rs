@@ -17,6 +17,8 @@ fn assert_encapsulated(bed: &mut Bed, frame: &Frame, peer: &Peer, tos: u8) -> Ve
     let expected = Outcome {
         verdict: REDIRECT,
         bytes: encapsulated(&inner, peer, &outcome.bytes, tos),
+        marked: None,
+        priority: None,
         counters: BTreeMap::from([("encapsulated", (1, inner.len() as u64))]),
         peers: peer_stats(peer.vtep, [1, (inner.len() - ETH) as u64, 0, 0]),
     };

@@ -84,6 +84,8 @@ pub(crate) fn untouched(frame: &[u8], verdict: i32, reasons: &[Reason]) -> Outco
     Outcome {
         verdict,
         bytes: frame.to_vec(),
+        marked: None,
+        priority: None,
         counters: reasons
             .iter()
             .map(|reason| (reason.label(), (1, frame.len() as u64)))
@@ -95,6 +97,14 @@ pub(crate) fn untouched(frame: &[u8], verdict: i32, reasons: &[Reason]) -> Outco
 /// The packet was left to the kernel device for `reason`.
 pub(crate) fn left_to_kernel(frame: &[u8], reason: Reason) -> Outcome {
     untouched(frame, PASS, &[reason])
+}
+
+/// The tunnel frame was verified, counted for `peer`, and left to the kernel device.
+pub(crate) fn accepted(tunnel: &[u8], peer: &Peer) -> Outcome {
+    Outcome {
+        peers: peer_stats(peer.vtep, [0, 0, 1, (tunnel.len() - HEADERS) as u64]),
+        ..left_to_kernel(tunnel, Reason::Accepted)
+    }
 }
 
 /// Statistics of one peer.

@@ -18,6 +18,8 @@ fn assert_accepted(bed: &mut Bed, frame: &VxlanFrame, vtep: std::net::Ipv4Addr) 
     let expected = Outcome {
         verdict: PASS,
         bytes: bytes.clone(),
+        marked: None,
+        priority: None,
         counters: BTreeMap::from([("accepted", (1, bytes.len() as u64))]),
         peers: peer_stats(vtep, [0, 0, 1, (bytes.len() - HEADERS) as u64]),
     };

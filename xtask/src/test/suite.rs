@@ -16,6 +16,10 @@ pub(super) enum Suite {
     Dataplane,
     /// Agents on several nodes, with real traffic
     Datapath,
+    /// The fast path on real traffic: that it is taken, cannot be told by what arrives, and ends when it must
+    Fastpath,
+    /// The agent finds pods by itself: in time, with exclusions, and what it leaves
+    Pods,
     /// The agent on real nodes: what it makes, repairs, leaves and removes
     Lifecycle,
     /// The testbed itself: what it builds, and that it cleans up
@@ -33,6 +37,8 @@ impl Suite {
             Self::Netlink => "netlink",
             Self::Dataplane => "dataplane",
             Self::Datapath => "datapath",
+            Self::Fastpath => "fastpath",
+            Self::Pods => "pods",
             Self::Lifecycle => "lifecycle",
             Self::Testbed => "testbed",
             Self::Tidy => "tidy",
@@ -54,6 +60,8 @@ impl Suite {
             | Self::Netlink
             | Self::Dataplane
             | Self::Datapath
+            | Self::Fastpath
+            | Self::Pods
             | Self::Lifecycle
             | Self::Testbed => true,
         }
@@ -90,6 +98,8 @@ impl Suite {
             Self::Netlink => &[&["--package=overlay-testbed", "--test=netlink"]],
             Self::Dataplane => &[&["--package=overlay-testbed", "--test=dataplane"]],
             Self::Datapath => &[&["--package=overlay-testbed", "--test=datapath"]],
+            Self::Fastpath => &[&["--package=overlay-testbed", "--test=fastpath"]],
+            Self::Pods => &[&["--package=overlay-testbed", "--test=pods"]],
             Self::Lifecycle => &[&["--package=overlay-testbed", "--test=lifecycle"]],
             Self::Testbed => &[&["--package=overlay-testbed", "--test=testbed"]],
             Self::Tidy => &[&["--package=overlay-testbed", "--test=tidy"]],

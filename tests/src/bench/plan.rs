@@ -1,0 +1,214 @@
+//! What is measured: the cases, how often and for how long.
+
+use std::time::Duration;
+
+use super::result::{Mode, Target, Wire, Workload};
+
+/// So many flows are each used only a few times per second.
+pub(super) const MANY: u32 = 5_000;
+/// What is not learned by then is measured as it is.
+pub(super) const LONGEST_WARM_UP: Duration = Duration::from_secs(6);
+
+/// One line of the table: the modes are measured side by side in each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Case {
+    pub(super) workload: Workload,
+    pub(super) target: Target,
+    pub(super) flows: u32,
+    pub(super) wire: Wire,
+}
+
+impl Case {
+    /// Whether `mode` can be measured in this case.
+    ///
+    /// The bare nodes have no service (there a node's own address is the only one), and masquerading concerns pods.
+    pub(super) fn concerns(self, mode: Mode) -> bool {
+        mode != Mode::Bare || (self.target == Target::Pod && self.workload != Workload::OutsideRr)
+    }
+
+    /// How long the flows are used before a slice, so that caches are warm.
+    pub(super) fn warm_up(self) -> Duration {
+        Duration::from_millis(match self.workload {
+            // Each connection is new in any case.
+            Workload::TcpCrr => 20,
+            Workload::Udp64 | Workload::Udp1400 | Workload::TcpBulk => 120,
+            Workload::TcpRr | Workload::UdpRr | Workload::OutsideRr => match self.flows {
+                MANY.. => 300,
+                _ => 100,
+            },
+        })
+    }
+
+    /// How many transactions the warm-up has at least, unless it takes longer than [`LONGEST_WARM_UP`].
+    ///
+    /// The programs wait for a few packets of each flow before they try to learn it, and forget it during the other modes'
+    /// slices; what is to be measured is a flow in use.
+    pub(super) fn warm_up_transactions(self, mode: Mode) -> u64 {
+        match (mode, self.workload) {
+            (Mode::Fast, Workload::TcpRr | Workload::UdpRr) => u64::from(self.flows) * 8,
+            _ => 0,
+        }
+    }
+
+    /// How long a slice is. Many flows take longer, since each shall be used a few times.
+    pub(super) fn slice(self, of_one_flow: Duration) -> Duration {
+        match self.flows {
+            MANY.. => 2 * of_one_flow,
+            _ => of_one_flow,
+        }
+    }
+
+    /// Name for messages: `udp_rr to service, 32 flows`.
+    pub(super) fn name(self) -> String {
+        let Self {
+            workload,
+            target,
+            flows,
+            wire,
+        } = self;
+        let wire = match wire {
+            Wire::Tso => "",
+            Wire::Segments => ", segments on the wire",
+        };
+        match flows {
+            1 => format!("{workload} to {target}{wire}"),
+            many => format!("{workload} to {target}, {many} flows{wire}"),
+        }
+    }
+}
+
+/// What a run does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    pub(super) cases: Vec<Case>,
+    pub(super) modes: Vec<Mode>,
+    rounds: u32,
+    rounds_of_many: u32,
+    pub(super) slice: Duration,
+}
+
+impl Plan {
+    /// The full plan, or one for a quick look.
+    pub(super) fn new(quick: bool, workloads: &[Workload], modes: &[Mode], rounds: Option<u32>) -> Self {
+        let mut cases = all_cases(quick);
+        cases.retain(|case| workloads.is_empty() || workloads.contains(&case.workload));
+        let wanted = |mode: &Mode| modes.is_empty() || modes.contains(mode);
+        Self {
+            cases,
+            modes: Mode::ALL.into_iter().filter(wanted).collect(),
+            // Many short slices: what else the machine does then hits all modes alike.
+            rounds: rounds.unwrap_or(if quick { 3 } else { 8 }),
+            rounds_of_many: rounds.unwrap_or(if quick { 3 } else { 5 }),
+            slice: Duration::from_millis(if quick { 200 } else { 300 }),
+        }
+    }
+
+    /// How often each mode of `case` is measured. Many flows take long to learn.
+    pub(super) fn rounds(&self, case: Case) -> u32 {
+        match case.flows {
+            MANY.. => self.rounds_of_many,
+            _ => self.rounds,
+        }
+    }
+
+    /// The modes of `case` in the order of `round`: every mode comes first, and last, and after every other.
+    pub(super) fn order(&self, case: Case, round: u32) -> Vec<Mode> {
+        let mut modes: Vec<_> = self
+            .modes
+            .iter()
+            .copied()
+            .filter(|mode| case.concerns(*mode))
+            .collect();
+        if !modes.is_empty() {
+            let first = usize::try_from(round / 2).unwrap_or_default() % modes.len();
+            modes.rotate_left(first);
+        }
+        if !round.is_multiple_of(2) {
+            modes.reverse();
+        }
+        modes
+    }
+
+    /// About how long the measuring takes, for the user's patience.
+    pub(super) fn estimate(&self) -> Duration {
+        let cases = self.cases.iter().flat_map(|case| {
+            let modes = self.modes.iter().filter(|mode| case.concerns(**mode));
+            modes.map(|mode| {
+                let setting_up = Duration::from_micros(u64::from(case.flows) * 60 + 20_000);
+                let status = Duration::from_millis(40);
+                // As many transactions per second as on a slow machine.
+                let learning = Duration::from_micros(case.warm_up_transactions(*mode) * 50);
+                let warm_up = case.warm_up().max(learning).min(LONGEST_WARM_UP);
+                setting_up + (warm_up + case.slice(self.slice) + status) * self.rounds(*case)
+            })
+        });
+        cases.sum()
+    }
+}
+
+fn all_cases(quick: bool) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut add = |workload, flows: &[u32], wires: &[Wire], targets: &[Target]| {
+        for wire in wires {
+            for flows in flows {
+                for target in targets {
+                    cases.push(Case {
+                        workload,
+                        target: *target,
+                        flows: *flows,
+                        wire: *wire,
+                    });
+                }
+            }
+        }
+    };
+    let both = [Target::Pod, Target::Service];
+    for workload in [Workload::TcpRr, Workload::UdpRr] {
+        if quick {
+            add(workload, &[1], &[Wire::Tso], &both);
+            add(workload, &[10_000], &[Wire::Tso], &[Target::Pod]);
+        } else {
+            add(workload, &[1, 32, 1_000, 10_000], &[Wire::Tso], &both);
+        }
+    }
+    add(Workload::Udp64, &[1], &[Wire::Tso], &both);
+    add(Workload::Udp1400, &[1], &[Wire::Tso], &both);
+    add(Workload::TcpBulk, &[1], &[Wire::Tso, Wire::Segments], &both);
+    add(Workload::TcpCrr, &[1], &[Wire::Tso], &both);
+    add(Workload::OutsideRr, &[1], &[Wire::Tso], &[Target::Pod]);
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_comes_first_and_the_order_turns_round() {
+        let plan = Plan::new(false, &[], &[], None);
+        let case = plan.cases[0];
+        let firsts: Vec<_> = (0..10).map(|round| plan.order(case, round)[0]).collect();
+        assert!(Mode::ALL.iter().all(|mode| firsts.contains(mode)), "{firsts:?}");
+        assert_eq!(
+            plan.order(case, 0).into_iter().rev().collect::<Vec<_>>(),
+            plan.order(case, 1)
+        );
+    }
+
+    #[test]
+    fn a_run_keeps_its_time() {
+        assert!(Plan::new(false, &[], &[], None).estimate() < Duration::from_secs(12 * 60));
+        assert!(Plan::new(true, &[], &[], None).estimate() < Duration::from_secs(3 * 60));
+        let full = Plan::new(false, &[], &[], None);
+        assert!(full.cases.iter().all(|case| full.rounds(*case) >= 5));
+    }
+
+    #[test]
+    fn bare_nodes_have_neither_services_nor_pods_to_masquerade() {
+        for case in all_cases(false) {
+            let pod = case.target == Target::Pod && case.workload != Workload::OutsideRr;
+            assert_eq!(case.concerns(Mode::Bare), pod);
+            assert!(case.concerns(Mode::Fast));
+        }
+    }
+}
