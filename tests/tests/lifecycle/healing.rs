@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use overlay_common::maps::PINNED;
 use overlay_core::action::{Hook, Program};
+use overlay_core::pods::POD_PROGRAMS;
 use overlay_testbed::{Agent, Leases, Node, Testbed, eventually};
 
 use crate::bed::{DEVICE, PINS, assert_reach, options, pinned, testbed, verb, wait_for_peers, with_absent};
@@ -37,13 +38,20 @@ fn heals(testbed: &Testbed, agent: &Agent, leases: &Leases, damage: &[&str]) {
 }
 
 fn assert_complete(node: &Node) {
-    let pins = pinned(node);
-    let of_kind = |kind: &str| pins.values().filter(|pin| pin.starts_with(kind)).count();
-    // With the ring buffer of log messages.
-    assert_eq!(of_kind("map "), PINNED.len() + 1, "{pins:?}");
-    assert_eq!(of_kind("prog "), Program::ALL.len(), "{pins:?}");
-    // Pods' devices have filters.
-    assert_eq!(of_kind("link "), Hook::ALL.len(), "{pins:?}");
+    // Pods' devices are another loop's, which may come a moment later.
+    eventually(SOON, "everything pinned", || {
+        let pins = pinned(node);
+        let of_kind = |kind: &str| pins.values().filter(|pin| pin.starts_with(kind)).count();
+        // With the ring buffer of log messages.
+        let maps = PINNED.len() + 1;
+        let links = Hook::ALL.len() + node.pods().len() * POD_PROGRAMS.len();
+        anyhow::ensure!(
+            (of_kind("map "), of_kind("prog "), of_kind("link ")) == (maps, Program::ALL.len(), links),
+            "{pins:?}"
+        );
+        Ok(())
+    })
+    .unwrap();
     let link = node.run(&format!("ip -d link show {DEVICE}")).unwrap();
     assert!(link.contains("mtu 1450") && link.contains(",UP"), "{link}");
 }
