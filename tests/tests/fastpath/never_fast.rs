@@ -137,7 +137,8 @@ fn fragments_of_a_fast_flow_take_the_stack_and_arrive() {
     let grown = scene.bed.growth(&before);
     for node in &grown {
         // 1448 + 1448 + 1132 bytes.
-        assert_eq!(node.packets(Reason::PodIneligible), 30, "{node:?}");
+        // ARP and the like are counted, too.
+        assert!(node.packets(Reason::PodIneligible) >= 30, "{node:?}");
         assert_eq!(node.packets(Reason::EgressFast), 0, "{node:?}");
         assert_eq!(node.packets(Reason::IngressFast), 0, "{node:?}");
     }
@@ -175,7 +176,9 @@ fn a_ttl_that_ends_on_the_way_is_answered_by_who_would_without_the_fast_path() {
     let before = scene.bed.counters();
     assert_eq!(time_exceeded(&scene, 1), Ipv4Addr::new(10, 244, 1, 1));
     let grown = scene.bed.growth(&before);
-    assert_eq!(grown[0].packets(Reason::PodIneligible), 1, "{:?}", grown[0]);
+    // ARP and the like are counted, too.
+    assert!(grown[0].packets(Reason::PodIneligible) >= 1, "{:?}", grown[0]);
+    assert_eq!(grown[0].packets(Reason::EgressFast), 0, "{:?}", grown[0]);
     // This one ends on node 2, where it arrives by the fast path of node 1.
     let before = scene.bed.counters();
     assert_eq!(time_exceeded(&scene, 2), scene.bed.node(2).lease().subnet);
