@@ -1,9 +1,11 @@
-//! Route netlink without a runtime: one question, answered at once; and [`Batch`], many changes to a datagram.
+//! Route netlink without a runtime: one question, answered at once; [`Batch`], many changes to a datagram; and
+//! [`notifications`], which do need one.
 //!
 //! Of the answers only the few attributes that are needed are parsed, so that kinds of links, routes and filters that
 //! netlink-packet-route does not know, made by other people, cannot disturb us.
 
 mod batch;
+pub(crate) mod notifications;
 
 use std::io;
 

@@ -52,11 +52,15 @@ pub(super) async fn cleanup(args: &CleanupArgs) -> Result<ExitCode> {
             }
         }
     }
-    // What cannot be read is nothing that the agent can have set.
-    let parameters = conntrack::read().unwrap_or_default();
     let mut notes = plan.notes;
     if observed.dataplane.is_some() {
-        notes.extend(conntrack::left_note(&parameters));
+        match conntrack::read() {
+            Ok(parameters) => notes.extend(conntrack::left_note(&parameters)),
+            // It is left in any case.
+            Err(error) => {
+                log::warn!("cannot tell what the fast path has set of connection tracking: {error:#}");
+            }
+        }
     }
     for note in &notes {
         writeln!(out, "left: {note}")?;

@@ -1,19 +1,18 @@
 //! Being told that something changed.
 
-use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures_util::FutureExt as _;
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
-use rtnetlink::proto::sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use rtnetlink::proto::sys::{SocketAddr, TokioSocket};
 use tokio::task::unconstrained;
 
 use super::Netlink;
 use super::filter::{Filter, Watched};
+use crate::rtnl::notifications::{DATAGRAM, receive, subscribe};
 
 /// Groups that tell of links, addresses, routes, and neighbours (forwarding database entries among them).
 const GROUPS: [MulticastGroup; 4] = [
@@ -25,9 +24,6 @@ const GROUPS: [MulticastGroup; 4] = [
 
 /// Receive buffer in bytes: a plan for 1,000 peers causes 3,000 notifications.
 const RECEIVE_BUFFER: usize = 4 << 20;
-
-/// The kernel sends notifications of at most 32 KiB.
-const DATAGRAM: usize = 64 << 10;
 
 /// Datagrams that one [`Events::changed`] merges at most, so that a stream of changes does not starve the caller.
 const MERGE: usize = 10_000;
@@ -61,7 +57,8 @@ impl Netlink {
                 underlay: underlay.map(Watched::named),
             },
             socket: Some(
-                subscribe().context("subscribing to changes of links, addresses, routes and neighbours")?,
+                subscribe(&GROUPS, RECEIVE_BUFFER)
+                    .context("subscribing to changes of links, addresses, routes and neighbours")?,
             ),
             buffer: Vec::with_capacity(DATAGRAM),
             lost: false,
@@ -101,7 +98,7 @@ impl Events {
                 }
             }
             let Some(socket) = &self.socket else {
-                match subscribe() {
+                match subscribe(&GROUPS, RECEIVE_BUFFER) {
                     Ok(socket) => {
                         self.socket = Some(socket);
                         self.lost = true;
@@ -181,27 +178,4 @@ impl Events {
         }
         Ok(())
     }
-}
-
-/// Reads one datagram into the buffer.
-async fn receive(socket: &TokioSocket, buffer: &mut Vec<u8>) -> io::Result<SocketAddr> {
-    poll_fn(|cx| {
-        buffer.clear();
-        socket.poll_recv_from(cx, buffer)
-    })
-    .await
-}
-
-fn subscribe() -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    let groups = GROUPS
-        .iter()
-        .fold(0, |groups, &group| groups | 1 << (group as u32 - 1));
-    let inner = socket.socket_mut();
-    // Beyond net.core.rmem_max, as far as the agent is allowed to; what does not fit is reported as lost.
-    if setsockopt(inner, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        setsockopt(inner, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
-    }
-    inner.bind(&SocketAddr::new(0, groups))?;
-    Ok(socket)
 }

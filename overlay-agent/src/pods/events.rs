@@ -1,20 +1,19 @@
 //! Being told that devices have come, changed or gone.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkBuffer;
-use rtnetlink::proto::sys::{AsyncSocket as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
+use rtnetlink::proto::sys::{SocketAddr, TokioSocket};
 use tokio::task::unconstrained;
 
 use super::links::host_route;
+use crate::rtnl::notifications::{DATAGRAM, receive, subscribe};
 use crate::rtnl::u32_at;
 
 // linux/rtnetlink.h
@@ -45,9 +44,6 @@ const GROUPS: [MulticastGroup; 4] = [
 
 /// Receive buffer in bytes: the routes of 15,000 peers come as one burst.
 const RECEIVE_BUFFER: usize = 8 << 20;
-
-/// The kernel sends notifications of at most 32 KiB.
-const DATAGRAM: usize = 64 << 10;
 
 /// Datagrams that are merged at most.
 const MERGE: usize = 20_000;
@@ -84,7 +80,7 @@ impl Events {
     /// Subscribes in the network namespace of the calling thread. Needs a tokio runtime.
     pub(super) fn subscribe() -> io::Result<Self> {
         Ok(Self {
-            socket: Some(open()?),
+            socket: Some(subscribe(&GROUPS, RECEIVE_BUFFER)?),
             buffer: Vec::with_capacity(DATAGRAM),
             subnet: None,
             own_port: None,
@@ -96,7 +92,7 @@ impl Events {
     pub(super) async fn changed(&mut self) {
         while !self.news.any && !self.news.lost {
             let Some(socket) = &self.socket else {
-                match open() {
+                match subscribe(&GROUPS, RECEIVE_BUFFER) {
                     Ok(socket) => {
                         self.socket = Some(socket);
                         self.news.lost = true;
@@ -189,29 +185,6 @@ impl News {
             _ => {}
         }
     }
-}
-
-/// Reads one datagram into the buffer.
-async fn receive(socket: &TokioSocket, buffer: &mut Vec<u8>) -> io::Result<SocketAddr> {
-    poll_fn(|cx| {
-        buffer.clear();
-        socket.poll_recv_from(cx, buffer)
-    })
-    .await
-}
-
-fn open() -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-    let groups = GROUPS
-        .iter()
-        .fold(0, |groups, &group| groups | 1 << (group as u32 - 1));
-    let inner = socket.socket_mut();
-    // Beyond net.core.rmem_max, as far as the agent is allowed to; what does not fit is reported as lost.
-    if setsockopt(inner, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        setsockopt(inner, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
-    }
-    inner.bind(&SocketAddr::new(0, groups))?;
-    Ok(socket)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use overlay_common::config::Config;
 use overlay_common::ecn;
 use overlay_common::encap::{self, Packet};
 use overlay_common::flow::{EgressFlow, FLOW_NAT, FlowKey, PENDING_EGRESS, PENDING_PROBE};
-use overlay_common::headers::{ETH_LEN, ETHERTYPE_IPV4, EncapFrameV4, IPV4_LEN};
+use overlay_common::headers::{ETHERTYPE_IPV4, EncapFrameV4};
 use overlay_common::maps::SubnetEntry;
 use overlay_common::priority;
 use overlay_common::reason::Reason;
@@ -77,6 +77,7 @@ pub(crate) fn send_fast(skb: &Skb<'_>) -> Option<Reason> {
     })
 }
 
+#[inline(always)]
 fn note(packet: &FlowPacket, kind: u32) -> Note<'_> {
     Note {
         packet,
@@ -95,13 +96,7 @@ fn forward(
     trust: Trust,
     now: u64,
 ) -> Reason {
-    let size = InnerSize {
-        len: packet.len(),
-        header_len: IPV4_LEN,
-        transport: ETH_LEN + IPV4_LEN,
-        protocol: packet.ip.protocol,
-    };
-    let Ok(segment) = size::segment_len(skb, config, &size) else {
+    let Ok(segment) = size::segment_len(skb, config, &InnerSize::of(packet, 0)) else {
         return Reason::PodTooBig;
     };
     // Asked for each packet: a route or a neighbour may go at any time, and with them the reason for this way.
@@ -119,12 +114,7 @@ fn forward(
         Err(_) => return Reason::PodNoRoute,
     };
     if matches!(trust, Trust::Due) && entry.wants_probe(config, now) {
-        let copy = note(packet, PENDING_EGRESS | PENDING_PROBE);
-        if ticket::issue(skb, config, &copy).is_some() {
-            // A copy that could not be sent is one probe less.
-            let _ = skb.send_copy_into(skb.ifindex());
-            ticket::take_back(skb, config);
-        }
+        ticket::send_probe(skb, config, &note(packet, PENDING_EGRESS | PENDING_PROBE));
     }
     match encapsulate(skb, config, packet, flow, next_hop) {
         Ok(()) => Reason::EgressFast,

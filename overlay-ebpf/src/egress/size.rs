@@ -2,9 +2,10 @@
 
 use overlay_common::config::Config;
 use overlay_common::encap::{MAX_INNER_V4, OVERHEAD_V4};
-use overlay_common::headers::{IPPROTO_TCP, IPPROTO_UDP, TCP_FLAGS_OFFSET, UDP_LEN};
+use overlay_common::headers::{ETH_LEN, IPPROTO_TCP, IPPROTO_UDP, IPV4_LEN, TCP_FLAGS_OFFSET, UDP_LEN};
 use overlay_common::reason::Reason;
 
+use crate::flow::packet::FlowPacket;
 use crate::skb::Skb;
 
 /// What the size of an inner packet's segments follows from.
@@ -17,6 +18,19 @@ pub(crate) struct InnerSize {
     pub(crate) transport: u32,
     /// Protocol after the IP header.
     pub(crate) protocol: u8,
+}
+
+impl InnerSize {
+    /// Of the packet whose Ethernet header is at `offset`.
+    #[inline(always)]
+    pub(crate) fn of(packet: &FlowPacket, offset: u32) -> Self {
+        Self {
+            len: packet.len(),
+            header_len: IPV4_LEN,
+            transport: offset + ETH_LEN + IPV4_LEN,
+            protocol: packet.ip.protocol,
+        }
+    }
 }
 
 /// Length of one outer IP packet as it leaves the device, after segmentation, in bytes.

@@ -166,6 +166,16 @@ fn try_issue(skb: &Skb<'_>, config: &Config, note: &Note<'_>) -> Option<u32> {
     Some(flow::ticket(number, next))
 }
 
+/// Lets a copy of the packet go through the stack from the device that it came in by, to prove the flow's entry.
+#[inline(always)]
+pub(crate) fn send_probe(skb: &Skb<'_>, config: &Config, note: &Note<'_>) {
+    if issue(skb, config, note).is_some() {
+        // A copy that could not be sent is one probe less.
+        let _ = skb.send_copy_into(skb.ifindex());
+        take_back(skb, config);
+    }
+}
+
 /// Takes the ticket from a packet; `None` if it has none of ours. Mark bits that somebody else uses stay.
 ///
 /// A ticket that is not valid is returned if it may be that of a probe.

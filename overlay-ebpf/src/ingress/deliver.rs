@@ -8,7 +8,7 @@ use overlay_common::addr::Addr;
 use overlay_common::config::Config;
 use overlay_common::encap::OVERHEAD_V4;
 use overlay_common::flow::{FLOW_NAT, FlowKey, IngressFlow, PENDING_INGRESS, PENDING_PROBE};
-use overlay_common::headers::{ETH_LEN, ETHERTYPE_IPV4, EthHeader, FrameV4, IPV4_LEN};
+use overlay_common::headers::{ETHERTYPE_IPV4, EthHeader, FrameV4};
 
 use crate::egress::{InnerSize, segment_len};
 use crate::flow::packet::FlowPacket;
@@ -40,24 +40,14 @@ pub(super) fn probe(skb: &Skb<'_>, config: &Config, packet: &FlowPacket, vtep: A
         tos,
         vtep,
     };
-    if ticket::issue(skb, config, &note).is_some() {
-        // A copy that could not be sent is one probe less.
-        let _ = skb.send_copy_into(skb.ifindex());
-        ticket::take_back(skb, config);
-    }
+    ticket::send_probe(skb, config, &note);
 }
 
 /// Whether every segment of the packet whose Ethernet header is at `offset` fits the overlay: what is larger the stack
 /// answers with an ICMP error.
 #[inline(always)]
 pub(super) fn fits(skb: &Skb<'_>, config: &Config, packet: &FlowPacket, offset: u32) -> bool {
-    let size = InnerSize {
-        len: packet.len(),
-        header_len: IPV4_LEN,
-        transport: offset + ETH_LEN + IPV4_LEN,
-        protocol: packet.ip.protocol,
-    };
-    segment_len(skb, config, &size).is_ok()
+    segment_len(skb, config, &InnerSize::of(packet, offset)).is_ok()
 }
 
 /// Takes the packet out of the tunnel and into the pod.
