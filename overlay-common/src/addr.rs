@@ -34,9 +34,10 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
-        let [a, b, c, d] = v4;
+        // Two words instead of 16 bytes, which the BPF target would move one by one.
+        let low = u32::from_le_bytes(v4) as u128;
         Self {
-            octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d],
+            octets: ((low << 96) | (0xffff << 80)).to_le_bytes(),
         }
     }
 
@@ -51,8 +52,9 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn low_v4(&self) -> [u8; 4] {
-        let [.., a, b, c, d] = self.octets;
-        [a, b, c, d]
+        let low = u128::from_le_bytes(self.octets) >> 96;
+        let low = low as u32;
+        low.to_le_bytes()
     }
 
     /// Whether this is an IPv4 address.

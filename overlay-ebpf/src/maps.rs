@@ -17,6 +17,7 @@ use overlay_common::reason::Reason;
 
 use crate::flow::packet::FlowPacket;
 use crate::route::Lookup;
+use crate::route::recent::{ANSWERS, Answer};
 
 const MAX_PEERS: usize = DEFAULT_MAX_PEERS as usize;
 const MAX_FLOWS: usize = DEFAULT_MAX_FLOWS as usize;
@@ -87,6 +88,16 @@ pub(crate) struct Probes {
 
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// What the routing table has said lately, by CPU.
+#[btf_map]
+static ANSWERED: PerCpuArray<Answer, { ANSWERS as usize }> = PerCpuArray::new();
+
+/// This CPU's answer number `index`.
+#[inline(always)]
+pub(crate) fn answer(index: u32) -> Option<*mut Answer> {
+    ANSWERED.get_ptr_mut(index)
+}
 
 /// Copies a map's value of 64-bit words, in order, each word read once.
 ///

@@ -18,7 +18,8 @@ use crate::flow::rewrite;
 use crate::flow::ticket::{self, Note};
 use crate::flow::{end, retry};
 use crate::maps::{self, EGRESS_FLOWS};
-use crate::route::{self, NextHop, To};
+use crate::route::recent;
+use crate::route::{NextHop, To};
 use crate::skb::Skb;
 use crate::time;
 
@@ -99,7 +100,7 @@ fn forward(
     let Ok(segment) = size::segment_len(skb, config, &InnerSize::of(packet, 0)) else {
         return Reason::PodTooBig;
     };
-    // Asked for each packet: a route or a neighbour may go at any time, and with them the reason for this way.
+    // Asked again and again: a route or a neighbour may go at any time, and with them the reason for this way.
     let (flow, tos) = (entry.flow, ecn::outer_tos(packet.ip.tos));
     let to = To {
         vtep: &flow.vtep,
@@ -108,7 +109,7 @@ fn forward(
         segment_len: segment,
         mark: flow.mark,
     };
-    let next_hop = match route::to_peer(skb, config, &to) {
+    let next_hop = match recent::to_peer_within(skb, config, &to, now) {
         Ok(next_hop) => next_hop,
         Err(Reason::TooBig) => return Reason::PodTooBig,
         Err(_) => return Reason::PodNoRoute,

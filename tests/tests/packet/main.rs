@@ -33,6 +33,8 @@ mod pod_ingress_marks;
 #[cfg(test)]
 mod pod_ingress_miss;
 #[cfg(test)]
+mod pod_ingress_route;
+#[cfg(test)]
 mod pod_learning;
 #[cfg(test)]
 mod shortcut;

@@ -239,7 +239,7 @@ fn the_largest_packet_and_one_byte_more() {
     });
 }
 
-/// The way is asked for each packet: what was there when the entry was learned may be gone.
+/// The way is asked for again and again: what was there when the entry was learned may be gone.
 #[test]
 fn a_way_that_is_not_there_any_more() {
     with_fast_bed(|bed| {

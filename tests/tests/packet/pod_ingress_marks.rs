@@ -1,5 +1,7 @@
 //! `pod_ingress`: mark and priority of the packets that it sends into the tunnel.
 
+use std::thread::sleep;
+
 use overlay_common::config::{Config, FIB_LOOKUP_MARK};
 use overlay_common::reason::Reason;
 
@@ -7,6 +9,7 @@ use crate::bed::{Context, Outcome, REDIRECT, ip};
 use crate::flows::{FOREIGN_MARK, TCP, changed, fast_config, on_pod, with_fast_bed};
 use crate::frames::left_to_kernel;
 use crate::pod_ingress_hit::sent_fast;
+use crate::pod_ingress_route::TICK;
 
 /// What rules of the host have made of the mark of the packet that was learned from, they would make of this one's, too.
 #[test]
@@ -73,6 +76,8 @@ fn the_way_is_looked_up_by_the_entrys_mark() {
         };
         bed.set_egress_flow(&TCP.pod_key(), with_mark(0x78));
         assert_eq!(bed.pod_ingress(&frame.bytes(), packets).marked, Some(0x78));
+        // An answer serves for a tick.
+        sleep(TICK);
         // A kernel before 6.10 cannot be asked by mark.
         let config = fast_config(bed);
         bed.configure(Config {
