@@ -3,6 +3,7 @@
 mod args;
 mod cleanup;
 mod duration;
+mod parse;
 mod plan;
 mod run;
 mod settings;
@@ -12,9 +13,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 
-pub use self::args::{Attach, Cli, Command, DataplaneArg, EbpfLog, NodeArgs, Switch};
+pub use self::args::{
+    Attach, Cli, Command, DataplaneArg, EbpfLog, FlannelArgs, NodeArgs, Optional, PodName, Source, Switch,
+};
+use self::parse::{Environment, Parsed};
 use crate::logging;
 
 /// Exit status of `plan --detailed-exitcode` when something would change.
@@ -25,8 +28,11 @@ pub const CHANGES: u8 = 2;
 /// Exit status 0: done; 1: failed, one line says why; 2: the command line is wrong (or see [`CHANGES`]).
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match start(cli) {
+    let parsed = match parse::parse(std::env::args_os().collect(), &Environment::of_process()) {
+        Ok(parsed) => parsed,
+        Err(error) => error.exit(),
+    };
+    match start(parsed) {
         Ok(code) => code,
         Err(error) => {
             // Nothing can be done when standard error is gone as well.
@@ -36,8 +42,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(cli: Cli) -> Result<ExitCode> {
-    logging::start(cli.log)?;
+fn start(parsed: Parsed) -> Result<ExitCode> {
+    let Parsed { cli, level, notes } = parsed;
+    logging::start(level)?;
+    for note in notes {
+        log::log!(note.level, "{}", note.text);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -1,7 +1,10 @@
-//! The level-triggered loop: whatever wakes it, it looks at everything, compares, and acts.
+//! The level-triggered loop: it compares what is with what should be, and acts.
 //!
-//! Lease events, kernel events, a timer and retries only decide *when* a pass happens, never what it does. So a lost
-//! event costs time, not correctness.
+//! A *whole* pass looks at everything. Kernel events, a timer, retries and whatever is unusual only decide *when* one
+//! happens, never what it does. So a lost event costs time, not correctness. It looks from a thread of its own.
+//!
+//! Changes of single leases do not wait for that: a *focused* pass compares only what they can have to do with, in what
+//! is known since the last whole pass ([`overlay_core::focus`]), so its cost does not grow with the cluster.
 
 pub mod backoff;
 pub mod execute;
@@ -12,9 +15,12 @@ pub mod kernel;
 pub mod messages;
 pub mod pass;
 pub mod retries;
+mod say;
 pub mod schedule;
+pub mod state;
 pub mod summary;
 
+use std::future::pending;
 use std::time::Duration;
 
 use overlay_core::model::LeaseEvent;
@@ -22,8 +28,11 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 
 use self::kernel::Kernel;
-use self::pass::Controller;
+use self::pass::{Controller, Focused, Observation};
 use self::schedule::Schedule;
+
+/// Lease events that one focused pass takes together, when they wait.
+const BATCH: usize = 64;
 
 /// Runs until `shutdown` is ready. What was programmed stays.
 ///
@@ -37,28 +46,49 @@ pub async fn run<K: Kernel>(
 ) {
     let work = async {
         let mut schedule = Schedule::new(resync);
+        let mut looking: Option<Observation> = None;
         loop {
+            let is_looking = looking.is_some();
             let due = async {
                 match schedule.due() {
                     Some(due) => sleep_until(due).await,
-                    None => std::future::pending().await,
+                    None => pending().await,
+                }
+            };
+            let seen = async {
+                match looking.as_mut() {
+                    Some(looking) => looking.await,
+                    None => pending().await,
                 }
             };
             tokio::select! {
                 // What is due comes first: no stream of events can put a pass off.
                 biased;
-                () = due => {
-                    while let Ok(event) = leases.try_recv() {
-                        controller.apply(event);
-                    }
-                    let retry = controller.pass().await;
+                seen = seen => {
+                    looking = None;
+                    take(&mut controller, &mut leases, usize::MAX);
+                    let retry = controller.finish(seen).await;
                     schedule.passed(Instant::now(), retry);
                 }
-                Some(event) = leases.recv() => {
-                    controller.apply(event);
-                    schedule.leases_changed(Instant::now());
+                () = due, if !is_looking => {
+                    let now = Instant::now();
+                    schedule.started(now);
+                    looking = controller.begin();
+                    if looking.is_none() {
+                        schedule.passed(now, None);
+                    }
                 }
                 Some(()) = kernel_events.recv() => schedule.kernel_changed(Instant::now()),
+                Some(event) = leases.recv() => {
+                    controller.apply(event);
+                    take(&mut controller, &mut leases, BATCH - 1);
+                    match controller.focused().await {
+                        Focused::Done(retry) => schedule.retry_at(retry),
+                        // The pass that is under way knows of it.
+                        Focused::NeedsAll if is_looking => {}
+                        Focused::NeedsAll => schedule.leases_changed(Instant::now()),
+                    }
+                }
             }
         }
     };
@@ -66,6 +96,16 @@ pub async fn run<K: Kernel>(
     tokio::select! {
         () = shutdown => {}
         () = work => {}
+    }
+}
+
+/// Takes lease events that wait.
+fn take<K: Kernel>(controller: &mut Controller<K>, leases: &mut Receiver<LeaseEvent>, limit: usize) {
+    for _ in 0..limit {
+        let Ok(event) = leases.try_recv() else {
+            return;
+        };
+        controller.apply(event);
     }
 }
 

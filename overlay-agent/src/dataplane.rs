@@ -1,8 +1,9 @@
 //! The eBPF side: loading, pinning, attaching, map entries. The only place of the agent that touches BPF.
 //!
 //! Everything outlives the agent: maps, programs and TCX links are pinned below one directory of a BPF file system,
-//! clsact filters stay with their device. Nothing is kept in memory between calls, so a process that starts (or that
-//! is killed between any two steps) sees what every other one would see.
+//! clsact filters stay with their device. Nothing is kept in memory between calls but handles of pinned maps, which hold
+//! as long as the pins are the same ones ([`maps`]); so a process that starts (or that is killed between any two steps)
+//! sees what every other one would see.
 //!
 //! What keeps a killed process harmless:
 //!
@@ -30,6 +31,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use overlay_common::config::Config;
@@ -41,11 +44,15 @@ use overlay_core::observed::{Attachment, ObservedDataplane};
 
 pub use self::kernel::kernel_fib_flags;
 pub use self::maps::FlowCounts;
-use self::maps::{State, StatsSlots};
+use self::maps::{Entries, State};
+use self::object::Prepared;
 pub use self::object::{OBJECT, OBJECT_HASH};
 use self::pins::Pins;
 pub use self::place::Mechanism;
 pub use self::pod_devices::{FastPath, Found, PodDevices};
+
+/// How long a probe is in the stack at most: the programs ignore one that took longer (`PENDING_MAX_AGE`), with room.
+const PROBES_ARE_OUT: Duration = Duration::from_millis(20);
 
 /// How much the maps hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,13 +94,15 @@ pub fn check_pin_directory(pin_dir: &Path) -> Result<()> {
 }
 
 /// Access to the dataplane that is pinned below one directory.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Dataplane {
     pins: Pins,
     mechanism: Mechanism,
     capacity: Capacity,
-    /// Kept from one [`DataplaneAction::SetPeer`] to the next.
-    stats_slots: Option<StatsSlots>,
+    /// Open maps, for the actions that come with every peer.
+    entries: Entries,
+    /// Being loaded, for the first [`DataplaneAction::Load`].
+    prepared: Option<JoinHandle<Result<Prepared>>>,
 }
 
 impl Dataplane {
@@ -118,8 +127,25 @@ impl Dataplane {
             pins: Pins::new(pin_dir),
             mechanism,
             capacity,
-            stats_slots: None,
+            entries: Entries::default(),
+            prepared: None,
         })
+    }
+
+    /// Starts to load the programs, on a thread of its own, if nothing that fits is pinned: the kernel takes a quarter of a
+    /// second to verify them, and the first [`DataplaneAction::Load`] takes what is ready. Pins and changes nothing, and
+    /// what fails here is said by that action.
+    pub fn prepare(&mut self) {
+        if self.prepared.is_some() || !matches!(self.state(), Ok(State::Absent | State::Incompatible(_))) {
+            return;
+        }
+        kernel::raise_memlock_limit();
+        let capacity = self.capacity;
+        let thread = thread::Builder::new().name("prepare".to_owned());
+        match thread.spawn(move || Prepared::new(capacity)) {
+            Ok(thread) => self.prepared = Some(thread),
+            Err(error) => log::debug!("programs are loaded later: no thread: {error}"),
+        }
     }
 
     /// How programs are attached.
@@ -167,27 +193,28 @@ impl Dataplane {
     ///
     /// When the kernel refuses. What was done before the error stays; the action can be repeated.
     pub fn execute(&mut self, action: &DataplaneAction) -> Result<()> {
-        if !matches!(action, DataplaneAction::SetPeer { .. }) {
-            self.stats_slots = None;
-        }
-        // Not while a pod's device is being attached to or detached from.
-        let _alone = pins::exclusive();
+        // Entries wait for nobody. Everything else not while a pod's device is being attached to or detached from.
         match action {
-            DataplaneAction::Load => self.load(),
-            DataplaneAction::Remove => self.remove(),
-            DataplaneAction::Attach { hook, device } => self.attach(*hook, device),
+            DataplaneAction::Load => {
+                let _alone = pins::exclusive();
+                self.load()
+            }
+            DataplaneAction::Remove => {
+                let _alone = pins::exclusive();
+                self.remove()
+            }
+            DataplaneAction::Attach { hook, device } => {
+                let _alone = pins::exclusive();
+                self.attach(*hook, device)
+            }
             DataplaneAction::ForgetFlows => maps::forget_flows(&self.pins),
             DataplaneAction::SetConfig(config) => maps::set_config(&self.pins, config),
-            DataplaneAction::SetPeer { vtep, subnet } => {
-                let set = maps::set_peer(&self.pins, &mut self.stats_slots, *vtep, *subnet);
-                if set.is_err() {
-                    self.stats_slots = None;
-                }
-                set
+            DataplaneAction::SetPeer { vtep, subnet } => self.entries.set_peer(&self.pins, *vtep, *subnet),
+            DataplaneAction::RemovePeer(address) => self.entries.remove_peer(&self.pins, *address),
+            DataplaneAction::SetSubnet { subnet, entry } => {
+                self.entries.set_subnet(&self.pins, *subnet, *entry)
             }
-            DataplaneAction::RemovePeer(address) => maps::remove_peer(&self.pins, *address),
-            DataplaneAction::SetSubnet { subnet, entry } => maps::set_subnet(&self.pins, *subnet, *entry),
-            DataplaneAction::RemoveSubnet(subnet) => maps::remove_subnet(&self.pins, *subnet),
+            DataplaneAction::RemoveSubnet(subnet) => self.entries.remove_subnet(&self.pins, *subnet),
         }
     }
 
@@ -245,10 +272,12 @@ impl Dataplane {
             .collect()
     }
 
-    fn load(&self) -> Result<()> {
+    fn load(&mut self) -> Result<()> {
         self.pins.require_bpffs()?;
         kernel::raise_memlock_limit();
-        if let State::Incompatible(why) = self.state()? {
+        let state = self.state()?;
+        let new_maps = !matches!(state, State::Compatible);
+        if let State::Incompatible(why) = state {
             log::warn!(
                 "replacing the dataplane pinned in {}: {why}; the kernel device carries all traffic meanwhile",
                 self.pins
@@ -256,7 +285,13 @@ impl Dataplane {
             self.detach_and_unpin()?;
         }
         self.pins.create_directories()?;
-        object::load_and_pin(&self.pins, self.capacity)?;
+        match self.take_prepared().filter(|_| new_maps) {
+            Some(mut prepared) => prepared.pin(&self.pins)?,
+            None => object::load_and_pin(&self.pins, self.capacity)?,
+        }
+        if new_maps {
+            self.entries = Entries::of_new_maps(&self.pins)?;
+        }
         for hook in Hook::ALL {
             attach::switch(&self.pins, hook)?;
             self.pins.unpin_old_programs(hook)?;
@@ -264,7 +299,19 @@ impl Dataplane {
         pod_devices::switch(&self.pins)
     }
 
-    fn attach(&self, hook: Hook, device: &str) -> Result<()> {
+    /// What was loaded ahead, once; waits for it.
+    fn take_prepared(&mut self) -> Option<Prepared> {
+        match self.prepared.take()?.join() {
+            Ok(Ok(prepared)) => Some(prepared).filter(|prepared| prepared.fits(self.capacity)),
+            Ok(Err(error)) => {
+                log::debug!("loading ahead failed: {error:#}");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn attach(&mut self, hook: Hook, device: &str) -> Result<()> {
         // A plan loads before it attaches, but a program pin may have gone since.
         if self.pins.current_program(hook)?.is_none() {
             self.load()?;
@@ -273,7 +320,8 @@ impl Dataplane {
             .with_context(|| format!("cannot attach {} to {device}", hook.program().name()))
     }
 
-    fn remove(&self) -> Result<()> {
+    fn remove(&mut self) -> Result<()> {
+        self.entries = Entries::default();
         if !self.pins.exist() {
             return Ok(());
         }
@@ -282,12 +330,15 @@ impl Dataplane {
         self.pins.remove_directories()
     }
 
-    /// In the order that the module documentation promises.
+    /// In the order that the module documentation promises; and what sends probes into the stack before what absorbs them,
+    /// or somebody would receive them.
     fn detach_and_unpin(&self) -> Result<()> {
-        pod_devices::detach_all(&self.pins)?;
-        for hook in Hook::ALL {
-            attach::detach(&self.pins, hook)?;
-        }
+        pod_devices::detach_all(&self.pins, Program::PodIngress)?;
+        attach::detach(&self.pins, Hook::UnderlayIngress)?;
+        thread::sleep(PROBES_ARE_OUT);
+        pod_devices::detach_all(&self.pins, Program::PodEgress)?;
+        attach::detach(&self.pins, Hook::VtepEgress)?;
+        attach::detach(&self.pins, Hook::VtepIngress)?;
         self.pins.unpin_programs()?;
         self.pins.unpin_maps()
     }

@@ -18,55 +18,101 @@ mod explain;
 mod filter;
 mod link;
 mod observe;
+mod own;
 mod packet;
 mod request;
 mod route;
 mod route_mtu;
 mod socket;
 mod underlay;
+mod vtep;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
+use overlay_core::action::KernelAction;
 use overlay_core::model::MacAddr;
 
 use self::socket::Socket;
 
 pub use self::events::Events;
-pub use self::underlay::Place;
+pub use self::underlay::{InterfaceChoice, InterfaceRegex, Kept, Place};
 
 /// A request socket. Clones share it; their requests take turns.
 #[derive(Clone)]
 pub struct Netlink {
     socket: Arc<Socket>,
-    /// Index and intended MAC address of the device that this process created last.
-    created: Arc<Mutex<Option<(u32, MacAddr)>>>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// What this process knows of the devices that it looks after.
+#[derive(Default)]
+struct Memory {
+    /// Index and intended MAC address of the device that was created last.
+    created: Option<(u32, MacAddr)>,
+    /// Index of the device that was looked at or changed last, and about how many routes are on it.
+    routes: (u32, usize),
 }
 
 impl Netlink {
-    /// Opens a route netlink socket in the calling thread's network namespace. Must be called on a tokio runtime with
-    /// I/O and time enabled.
+    /// Opens a route netlink socket in the calling thread's network namespace.
     ///
     /// # Errors
     ///
     /// When no socket can be had.
     pub fn connect() -> Result<Self> {
-        let socket = Socket::open().context("connecting to the kernel")?;
         Ok(Self {
-            socket: Arc::new(socket),
-            created: Arc::default(),
+            socket: Arc::new(Socket::open().context("connecting to the kernel")?),
+            memory: Arc::default(),
         })
     }
 
+    /// A socket of its own, in the calling thread's network namespace, that knows what this one does. For looking, on
+    /// another thread: what it changes itself is news to [`Netlink::events`].
+    ///
+    /// # Errors
+    ///
+    /// When no socket can be had.
+    pub fn another(&self) -> Result<Self> {
+        Ok(Self {
+            memory: Arc::clone(&self.memory),
+            ..Self::connect()?
+        })
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remember(&self, ifindex: u32, mac: MacAddr) {
-        *self.created.lock().unwrap_or_else(PoisonError::into_inner) = Some((ifindex, mac));
+        self.memory().created = Some((ifindex, mac));
     }
 
     /// The MAC address that this process gave the device of this index, if it created it.
     fn remembered(&self, ifindex: u32) -> Option<MacAddr> {
-        let created = *self.created.lock().unwrap_or_else(PoisonError::into_inner);
+        let created = self.memory().created;
         created
             .filter(|&(created, _)| created == ifindex)
             .map(|(_, mac)| mac)
+    }
+
+    /// About how many routes are on the device; none when it was never looked at.
+    fn routes_on(&self, ifindex: u32) -> usize {
+        let (device, routes) = self.memory().routes;
+        if device == ifindex { routes } else { 0 }
+    }
+
+    fn set_routes_on(&self, ifindex: u32, routes: usize) {
+        self.memory().routes = (ifindex, routes);
+    }
+
+    /// Takes note of an action that was carried out.
+    fn count_route(&self, ifindex: u32, action: &KernelAction) {
+        let before = self.routes_on(ifindex);
+        if matches!(action, KernelAction::SetRoute { .. }) {
+            self.set_routes_on(ifindex, before.saturating_add(1));
+        } else if matches!(action, KernelAction::RemoveRoute { .. }) {
+            self.set_routes_on(ifindex, before.saturating_sub(1));
+        }
     }
 }

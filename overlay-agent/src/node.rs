@@ -1,7 +1,8 @@
 //! The real node: route netlink for the kernel side, BPF for the eBPF side.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,23 +12,23 @@ use overlay_core::model::{self, NodeFacts, Settings, Underlay};
 use overlay_core::net_conf::device_name;
 use overlay_core::observed::{Observed, ObservedDataplane};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::conntrack;
 use crate::control::kernel::Kernel;
 use crate::control::messages::Messages;
 use crate::dataplane::{AttachChoice, Capacity, Dataplane, Mechanism, kernel_fib_flags};
 use crate::facts;
-use crate::netlink::{Netlink, Place};
+use crate::netlink::{InterfaceChoice, Kept, Netlink, Place};
 use crate::pods;
 
 /// What decides how a node's kernel is reached.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Name of the VTEP device.
     pub device: String,
-    /// Underlay device, if it is not the one with the default route.
-    pub iface: Option<String>,
+    /// How the underlay device is found.
+    pub iface: InterfaceChoice,
     /// UDP port of the overlay.
     pub port: u16,
     /// Which dataplane the operator asked for.
@@ -48,9 +49,9 @@ pub struct Node {
     dataplane: Option<Dataplane>,
     fib_flags: u32,
     /// Where the overlay was put last.
-    place: Option<Place>,
+    place: Arc<Mutex<Option<Place>>>,
     /// What was said about reading the eBPF side.
-    unreadable: Messages,
+    unreadable: Arc<Mutex<Messages>>,
     /// Name of the underlay device, for the task that waits for changes.
     underlay: watch::Sender<Option<String>>,
     /// Wakes the loop that looks after pods, once there is one.
@@ -64,7 +65,7 @@ impl Options {
         let backend = &settings.net_conf.backend;
         Self {
             device: device_name(backend.vni),
-            iface: None,
+            iface: InterfaceChoice::default(),
             port: backend.port_or_default(),
             dataplane: settings.dataplane,
             pin_dir,
@@ -84,16 +85,20 @@ impl Node {
     ///
     /// When netlink cannot be used, or this kernel cannot attach programs as the operator demands.
     pub fn connect(options: Options) -> Result<Self> {
-        let netlink = Netlink::connect()?;
+        Self::with(Netlink::connect()?, options)
+    }
+
+    /// Reaches the kernel by `netlink`, and by BPF in the network namespace of the calling thread.
+    fn with(netlink: Netlink, options: Options) -> Result<Self> {
         let fib_flags = kernel_fib_flags()?;
-        let underlay = watch::Sender::new(options.iface.clone());
+        let underlay = watch::Sender::new(options.iface.first_name().map(str::to_owned));
         let mut node = Self {
             options,
             netlink,
             dataplane: None,
             fib_flags,
-            place: None,
-            unreadable: Messages::default(),
+            place: Arc::default(),
+            unreadable: Arc::default(),
             underlay,
             pods: None,
         };
@@ -108,6 +113,12 @@ impl Node {
         Ok(node)
     }
 
+    /// The netlink side, for questions beside the loop's.
+    #[must_use]
+    pub fn netlink(&self) -> Netlink {
+        self.netlink.clone()
+    }
+
     /// Starts to listen for changes in the kernel. Many changes may be one event.
     ///
     /// # Errors
@@ -116,11 +127,8 @@ impl Node {
     pub async fn events(&self) -> Result<mpsc::Receiver<()>> {
         let (sender, receiver) = mpsc::channel(1);
         let mut underlay = self.underlay.subscribe();
-        let iface = self.options.iface.clone();
-        let mut events = self
-            .netlink
-            .events(&self.options.device, iface.as_deref())
-            .await?;
+        let iface = self.options.iface.first_name();
+        let mut events = self.netlink.events(&self.options.device, iface).await?;
         let (netlink, device) = (self.netlink.clone(), self.options.device.clone());
         tokio::spawn(async move {
             loop {
@@ -153,13 +161,16 @@ impl Node {
         }
     }
 
-    /// Starts to find the devices of pods and to look after them, at least every `resync`.
+    /// Starts to find the devices of pods and to look after them, at least every `resync`; and to load the programs.
     ///
     /// # Errors
     ///
     /// When no thread can be had.
     pub fn look_after_pods(&mut self, resync: Duration) -> Result<()> {
         if self.options.dataplane == model::Dataplane::Ebpf {
+            if let Some(dataplane) = &mut self.dataplane {
+                dataplane.prepare();
+            }
             self.pods = Some(pods::start(pods::Options {
                 pin_dir: self.options.pin_dir.clone(),
                 attach: self.options.attach,
@@ -207,7 +218,7 @@ impl Node {
             ifindex: *ifindex,
             address: *address,
         };
-        match self.place.replace(now) {
+        match locked(&self.place).replace(now) {
             Some(before) if before == now => {}
             Some(before) => log::warn!(
                 "the underlay is now {name} (index {ifindex}) with {address}: the interface with index {} no longer has {}. \
@@ -216,7 +227,15 @@ impl Node {
                 before.address,
                 self.options.device
             ),
-            None => log::info!("underlay: {name} with {address}, MTU {mtu}"),
+            None => {
+                log::info!("underlay: {name} with {address}, MTU {mtu}");
+                // flannel's lines.
+                log::info!("Using interface with name {name} and address {address}");
+                match self.options.iface.public_ip {
+                    Some(public) => log::info!("Using {public} as external address"),
+                    None => log::info!("Defaulting external address to interface address ({address})"),
+                }
+            }
         }
         self.underlay.send_if_modified(|watched| {
             let new = watched.as_ref() != Some(name);
@@ -241,7 +260,7 @@ impl Node {
         let level = failure.as_ref().map_or(log::Level::Info, |(level, _)| *level);
         let said =
             failure.map(|(_, error)| (pin_dir.display().to_string(), unreadable(&error, pin_dir, maps)));
-        let changes = self.unreadable.update(said.into_iter().collect());
+        let changes = locked(&self.unreadable).update(said.into_iter().collect());
         for text in changes.new {
             log::log!(level, "{text}");
         }
@@ -282,15 +301,24 @@ fn unreadable(error: &anyhow::Error, pin_dir: &Path, maps: bool) -> String {
     )
 }
 
+/// What two threads share. Each holds it for moments only.
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Kernel for Node {
     async fn facts(&mut self) -> Result<NodeFacts> {
-        let kept = match self.place {
-            Some(place) => Some(place),
+        let place = *locked(&self.place);
+        let kept = match place {
+            Some(place) => Some(Kept::Chosen(place)),
             // So that a restart does not move the overlay, whatever default routes and addresses have come since.
-            None => self.netlink.place_of(&self.options.device).await?,
+            None => self
+                .netlink
+                .place_of(&self.options.device)
+                .await?
+                .map(Kept::Found),
         };
-        let iface = self.options.iface.as_deref();
-        let underlay = self.netlink.stable_underlay(iface, kept).await?;
+        let underlay = self.netlink.stable_underlay(&self.options.iface, kept).await?;
         self.put(&underlay);
         Ok(NodeFacts {
             underlay_prefixes: self.netlink.prefixes(underlay.ifindex).await?,
@@ -311,6 +339,33 @@ impl Kernel for Node {
         let device = self.netlink.observe_device(&self.options.device).await?;
         let dataplane = self.observe_dataplane();
         Ok(Observed { device, dataplane })
+    }
+
+    fn observe_in_background(
+        &mut self,
+    ) -> impl Future<Output = Result<(NodeFacts, Observed)>> + Send + 'static {
+        let (sender, receiver) = oneshot::channel();
+        let (options, underlay, netlink) =
+            (self.options.clone(), self.underlay.clone(), self.netlink.clone());
+        let (place, unreadable) = (Arc::clone(&self.place), Arc::clone(&self.unreadable));
+        // A thread starts in the network namespace of the one that starts it.
+        let observe = async move || {
+            let mut node = Self::with(netlink.another()?, options)?;
+            (node.place, node.unreadable, node.underlay) = (place, unreadable, underlay);
+            Ok((node.facts().await?, node.observe().await?))
+        };
+        let started = thread::Builder::new().name("observer".to_owned()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let seen = runtime
+                .context("no runtime for an observation")
+                .and_then(|runtime| runtime.block_on(observe()));
+            // Whoever asked may be gone.
+            sender.send(seen).ok();
+        });
+        async move {
+            started.context("no thread for an observation")?;
+            receiver.await.context("an observation ended without a result")?
+        }
     }
 
     async fn execute(&mut self, actions: &[&Action]) -> Vec<Result<()>> {

@@ -1,6 +1,7 @@
 //! Where leases come from.
 
 pub mod file;
+pub mod kube;
 
 use std::future::Future;
 

@@ -16,6 +16,7 @@ use overlay_common::config::{self, Config};
 use overlay_common::maps::SubnetEntry;
 
 use self::claims::Claims;
+pub(crate) use self::claims::claim;
 pub use self::error::DesiredError;
 pub use self::fastpath::{Fastpath, FastpathOff};
 pub use self::problem::{Problem, Who};
@@ -86,7 +87,7 @@ pub struct HookTarget {
 ///
 /// The outer source address is the underlay device's (`facts.underlay.address`), not the lease's `public_ip`: a device
 /// with a source address that is not local cannot send. Behind address translation the two differ by intent, so a
-/// difference is a [`Problem`] to look at and nothing more.
+/// difference that `settings.public_ip` does not ask for is a [`Problem`] to look at and nothing more.
 ///
 /// A peer that cannot be served is left out and named in [`Desired::problems`]; the others are not affected.
 ///
@@ -111,11 +112,7 @@ pub fn desired(view: &View, facts: &NodeFacts, settings: &Settings) -> Result<De
 
     let mut claims = Claims::of_own_node(own, &family, facts.underlay.address);
     let mut peers = BTreeMap::new();
-    for lease in view
-        .in_order()
-        .into_iter()
-        .filter(|lease| lease.node != settings.node)
-    {
+    for lease in view.in_order().filter(|lease| lease.node != settings.node) {
         match claims.admit(lease, settings.net_conf.network) {
             Ok((subnet, peer)) => {
                 peers.insert(subnet, peer);
@@ -216,7 +213,7 @@ fn own_family(
             address: underlay.address,
         });
     }
-    if family.public_ip != underlay.address {
+    if family.public_ip != underlay.address && settings.public_ip != Some(family.public_ip) {
         problems.push(Problem::OwnPublicIp {
             own: who,
             public_ip: family.public_ip,

@@ -11,6 +11,8 @@
 pub mod action;
 pub mod desired;
 pub mod diff;
+pub mod focus;
+pub mod kube;
 pub mod lease_file;
 pub mod model;
 #[cfg(any(test, feature = "model-kernel"))]
@@ -22,4 +24,5 @@ pub mod ownership;
 pub mod pods;
 #[cfg(test)]
 mod properties;
+pub mod subnet_env;
 pub mod view;

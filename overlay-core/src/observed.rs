@@ -1,5 +1,9 @@
 //! What the kernel holds. Filled by the agent's observers, never by the planner.
 
+mod apply;
+pub(crate) mod entries;
+mod restrict;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -7,6 +11,8 @@ use ipnet::IpNet;
 use overlay_common::config::Config;
 use overlay_common::maps::SubnetEntry;
 
+pub use self::apply::Links;
+pub use self::restrict::Keys;
 use crate::action::{Hook, Program};
 use crate::model::MacAddr;
 

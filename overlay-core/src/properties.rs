@@ -1,5 +1,6 @@
 //! Property tests of the planner on the modelled kernel: convergence, foreign objects, and the order of every plan.
 
+mod focus;
 mod generate;
 mod invariants;
 

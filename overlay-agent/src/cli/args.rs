@@ -1,8 +1,11 @@
 //! Flags and what they mean.
 
-use std::path::PathBuf;
+mod flannel;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use log::LevelFilter;
 use overlay_common::config;
@@ -10,9 +13,10 @@ use overlay_common::flow::DEFAULT_MAX_FLOWS;
 use overlay_common::maps::DEFAULT_MAX_PEERS;
 use overlay_core::model::MarkMask;
 
+use self::flannel::NET_CONF;
+pub use self::flannel::{FlannelArgs, Optional};
 use super::duration;
 
-const NET_CONF: &str = "/etc/kube-flannel/net-conf.json";
 const PIN_DIR: &str = "/sys/fs/bpf/overlay";
 
 /// Gives the pods of this node a VXLAN overlay that is compatible with flannel's, carried by eBPF.
@@ -22,7 +26,7 @@ const PIN_DIR: &str = "/sys/fs/bpf/overlay";
 #[derive(Debug, Parser)]
 #[command(name = "overlay-agent", version, propagate_version = true)]
 pub struct Cli {
-    /// How much to log on standard error.
+    /// How much to log on standard error. Without it --v decides.
     #[arg(
         long,
         global = true,
@@ -44,17 +48,22 @@ pub enum Command {
     /// Creates the device flannel.<VNI> (or adopts flannel's), programs every peer, loads and attaches the eBPF
     /// programs, and repairs what others change. SIGTERM and SIGINT end it with status 0 and leave everything in
     /// place; a restart continues without interrupting traffic.
+    ///
+    /// Flags of flannel that are not given are taken from the environment: --kube-api-url from FLANNELD_KUBE_API_URL, and
+    /// so on. What is empty there counts as not given. Of a flag that is repeated the last one counts.
+    #[command(args_override_self = true)]
     Run(NodeArgs),
     /// Print what `run` would change and why; change nothing.
     ///
     /// May be used while an agent runs: what it prints then is what the agent has not got done.
+    #[command(args_override_self = true)]
     Plan {
-        /// The same flags as `run`.
-        #[command(flatten)]
-        node: NodeArgs,
         /// Exit with status 2 when something would change, 0 when nothing would, 1 on errors.
         #[arg(long)]
         detailed_exitcode: bool,
+        /// The same flags as `run`.
+        #[command(flatten)]
+        node: NodeArgs,
     },
     /// Remove everything the agent ever made on this node, and nothing else.
     ///
@@ -69,22 +78,21 @@ pub enum Command {
 }
 
 /// Flags of `run` and `plan`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct NodeArgs {
-    /// The leases of all nodes: a YAML file, or a directory of *.yaml and *.yml files. Changes are followed.
+    /// The leases of all nodes: a YAML file, or a directory of *.yaml and *.yml files. Changes are followed. Instead of
+    /// --kube-subnet-mgr.
     ///
     /// While any of it is broken or missing, the last good list stays in force. `leases: []` means none.
     #[arg(long, value_name = "PATH")]
-    pub leases: PathBuf,
-    /// Name of this node: its own lease is found by it.
-    #[arg(long, env = "NODE_NAME", value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub node: String,
-    /// flannel's network configuration: pod network, VNI, port, MTU.
-    #[arg(long, value_name = "FILE", default_value = NET_CONF)]
-    pub net_config_path: PathBuf,
-    /// Device that encapsulated packets leave by. Without it: the one with the default route.
-    #[arg(long, value_name = "NAME")]
-    pub iface: Option<String>,
+    pub leases: Option<PathBuf>,
+    /// Name of this node: its own lease is found by it. Without it the environment variable NODE_NAME, or, with
+    /// --kube-subnet-mgr, the node of the pod that POD_NAME and POD_NAMESPACE name.
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub node: Option<String>,
+    /// Name of the agent's own pod.
+    #[arg(skip)]
+    pub pod: PodName,
     /// Who carries overlay packets: eBPF programs with the kernel's device as fallback, or that device alone.
     #[arg(long, value_enum, default_value_t = DataplaneArg::Ebpf)]
     pub dataplane: DataplaneArg,
@@ -119,6 +127,51 @@ pub struct NodeArgs {
     /// about 0.45 KB of kernel memory for each. Changing it replaces the maps.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_FLOWS, value_parser = value_parser!(u32).range(1024..=1_048_576))]
     pub max_flows: u32,
+    /// flannel's own.
+    #[command(flatten)]
+    pub flannel: FlannelArgs,
+}
+
+/// `POD_NAME` and `POD_NAMESPACE`, where a manifest sets them.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PodName {
+    /// Name of the agent's own pod.
+    pub name: Option<String>,
+    /// Its namespace.
+    pub namespace: Option<String>,
+}
+
+/// Where leases come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source<'a> {
+    /// `--leases`.
+    File(&'a Path),
+    /// `--kube-subnet-mgr`.
+    Kubernetes,
+}
+
+impl NodeArgs {
+    /// Where leases come from.
+    ///
+    /// # Errors
+    ///
+    /// When the flags say both or neither.
+    pub fn source(&self) -> Result<Source<'_>, String> {
+        match (&self.leases, self.flannel.kube_subnet_mgr) {
+            (Some(path), false) => Ok(Source::File(path)),
+            (None, true) => Ok(Source::Kubernetes),
+            (Some(_), true) => Err(
+                "--leases and --kube-subnet-mgr exclude each other: leases come from files or from Kubernetes. Leave one out \
+                 (FLANNELD_KUBE_SUBNET_MGR in the environment counts, too)"
+                    .to_owned(),
+            ),
+            (None, false) => Err(
+                "no source of leases. Without --kube-subnet-mgr flannel takes them from etcd, which is not supported by this \
+                 version: give --kube-subnet-mgr to take them from Kubernetes, or --leases PATH to read them from files"
+                    .to_owned(),
+            ),
+        }
+    }
 }
 
 /// Flags of `cleanup`.
@@ -216,153 +269,4 @@ impl EbpfLog {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-    use clap::error::ErrorKind;
-
-    use super::*;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace())
-    }
-
-    fn run(line: &str) -> NodeArgs {
-        match parse(line).unwrap().command {
-            Command::Run(args) | Command::Plan { node: args, .. } => args,
-            Command::Cleanup(_) | Command::Status(_) => panic!("not run: {line}"),
-        }
-    }
-
-    fn error(line: &str) -> (ErrorKind, i32, String) {
-        let error = parse(line).unwrap_err();
-        (error.kind(), error.exit_code(), error.to_string())
-    }
-
-    #[test]
-    fn the_definition_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn run_has_flannels_defaults() {
-        let args = run("overlay-agent run --leases /l --node worker-1");
-        assert_eq!(
-            args.net_config_path,
-            PathBuf::from("/etc/kube-flannel/net-conf.json")
-        );
-        assert_eq!(args.pin_dir, PathBuf::from("/sys/fs/bpf/overlay"));
-        assert_eq!(
-            (args.dataplane, args.attach, args.ebpf_log),
-            (DataplaneArg::Ebpf, Attach::Auto, EbpfLog::Errors)
-        );
-        assert_eq!(
-            (args.resync, args.max_peers, args.iface),
-            (60, DEFAULT_MAX_PEERS, None)
-        );
-        assert_eq!(
-            (
-                args.fastpath,
-                args.flow_mark_mask,
-                args.flow_revalidate,
-                args.max_flows
-            ),
-            (
-                Switch::On,
-                MarkMask::DEFAULT,
-                Duration::from_secs(1),
-                DEFAULT_MAX_FLOWS
-            )
-        );
-        let args = run(
-            "overlay-agent run --leases /l --node n --fastpath=off --flow-mark-mask 16711680 --flow-revalidate 500ms \
-             --max-flows 2048",
-        );
-        assert_eq!(
-            (
-                args.fastpath,
-                args.flow_mark_mask.bits(),
-                args.flow_revalidate,
-                args.max_flows
-            ),
-            (Switch::Off, 0x00ff_0000, Duration::from_millis(500), 2048)
-        );
-    }
-
-    #[test]
-    fn plan_takes_the_flags_of_run() {
-        let flags = "--leases /l --node n --net-config-path /c --iface eth1 --dataplane kernel --attach clsact \
-                     --pin-dir /p --resync 5 --ebpf-log refusals --max-peers 7";
-        for verb in ["run", "plan"] {
-            let args = run(&format!("overlay-agent {verb} {flags}"));
-            assert_eq!(args.iface.as_deref(), Some("eth1"));
-            assert_eq!(
-                (args.dataplane, args.attach),
-                (DataplaneArg::Kernel, Attach::Clsact)
-            );
-            assert_eq!(
-                (args.resync, args.max_peers, args.ebpf_log.level()),
-                (5, 7, config::LOG_REFUSALS)
-            );
-        }
-    }
-
-    #[test]
-    fn a_misspelt_flag_is_status_2_with_a_suggestion() {
-        let (kind, code, text) = error("overlay-agent run --lease /l --node n");
-        assert_eq!((kind, code), (ErrorKind::UnknownArgument, 2));
-        assert!(text.contains("--leases"), "{text}");
-    }
-
-    #[test]
-    fn bad_values_name_the_flag_and_what_is_allowed() {
-        for (flag, allowed) in [
-            ("--resync 0", "1..=86400"),
-            ("--resync soon", "invalid digit"),
-            ("--max-peers 0", "1..=1048576"),
-            ("--fastpath maybe", "possible values: on, off"),
-            ("--flow-mark-mask 0xf00f", "adjacent"),
-            ("--flow-mark-mask 0x7f", "at least 8"),
-            ("--flow-revalidate 10s", "50ms..=8s"),
-            ("--flow-revalidate 1", "500ms"),
-            ("--max-flows 1000", "1024..=1048576"),
-            ("--dataplane xdp", "possible values: ebpf, kernel"),
-            ("--attach tc", "possible values: auto, tcx, clsact"),
-            ("--ebpf-log all", "possible values: off, errors, refusals"),
-        ] {
-            let (_, code, text) = error(&format!("overlay-agent run --leases /l --node n {flag}"));
-            let name = flag.split(' ').next().unwrap();
-            assert!(
-                code == 2 && text.contains(name) && text.contains(allowed),
-                "{text}"
-            );
-        }
-        assert!(
-            error("overlay-agent cleanup --vni 16777216")
-                .2
-                .contains("1..=16777215")
-        );
-        assert!(error("overlay-agent --log loud status").2.contains("--log"));
-    }
-
-    #[test]
-    fn cleanup_and_status_need_nothing() {
-        assert!(matches!(
-            parse("overlay-agent cleanup").unwrap().command,
-            Command::Cleanup(_)
-        ));
-        assert!(matches!(
-            parse("overlay-agent status --json").unwrap().command,
-            Command::Status(_)
-        ));
-    }
-
-    #[test]
-    fn the_log_level_may_stand_anywhere() {
-        for line in [
-            "overlay-agent --log debug status",
-            "overlay-agent status --log debug",
-        ] {
-            assert_eq!(parse(line).unwrap().log, LevelFilter::Debug);
-        }
-    }
-}
+mod tests;

@@ -1,11 +1,14 @@
 //! `overlay-agent plan`.
 
+mod kube;
+
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ipnet::IpNet;
 use overlay_core::action::{Step, Subject};
 use overlay_core::desired::{Desired, Peer};
@@ -13,8 +16,8 @@ use overlay_core::model::LeaseEvent;
 use overlay_core::view::View;
 
 use super::CHANGES;
-use super::args::NodeArgs;
-use super::settings::{options, settings};
+use super::args::{NodeArgs, Source};
+use super::settings::{net_conf, options, settings};
 use crate::control::groups::{Group, groups};
 use crate::control::pass::{self, Plan};
 use crate::dataplane::check_pin_directory;
@@ -23,25 +26,22 @@ use crate::source::file::{Listing, read};
 use crate::text::count;
 
 pub(super) async fn plan(args: NodeArgs, detailed_exitcode: bool) -> Result<ExitCode> {
-    let settings = settings(&args)?;
+    let net_conf = net_conf(&args.flannel.net_config_path)?;
     check_pin_directory(&args.pin_dir)?;
-    let leases = match read(&args.leases) {
-        Listing::Missing => bail!("{} does not exist (--leases)", args.leases.display()),
-        Listing::Empty => bail!(
-            "{} contains no *.yaml or *.yml file (--leases)",
-            args.leases.display()
-        ),
-        Listing::Broken(error) => bail!(error),
-        Listing::Leases { leases, warnings } => {
-            for warning in warnings {
-                log::warn!("{warning}");
-            }
-            leases
+    let (name, public_ip, leases) = match args.source().map_err(|text| anyhow!(text))? {
+        Source::File(path) => {
+            let name = args.node.clone().context("--node is missing")?;
+            (name, None, listed(path)?)
+        }
+        Source::Kubernetes => {
+            let seen = kube::look(&args, &net_conf).await?;
+            (seen.node, seen.public_ip, seen.leases)
         }
     };
+    let settings = settings(&args, net_conf, name, public_ip);
     let mut view = View::default();
-    view.apply(LeaseEvent::Replace(leases));
-    let mut node = Node::connect(options(&args, &settings))?;
+    view.apply(leases);
+    let mut node = Node::connect(options(&args, &settings, public_ip))?;
     let plan = pass::plan(&mut node, &view, &settings).await?;
     io::stdout()
         .write_all(render(&plan)?.as_bytes())
@@ -52,6 +52,21 @@ pub(super) async fn plan(args: NodeArgs, detailed_exitcode: bool) -> Result<Exit
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// The leases of files.
+fn listed(path: &Path) -> Result<LeaseEvent> {
+    match read(path) {
+        Listing::Missing => bail!("{} does not exist (--leases)", path.display()),
+        Listing::Empty => bail!("{} contains no *.yaml or *.yml file (--leases)", path.display()),
+        Listing::Broken(error) => bail!(error),
+        Listing::Leases { leases, warnings } => {
+            for warning in warnings {
+                log::warn!("{warning}");
+            }
+            Ok(LeaseEvent::Replace(leases))
+        }
+    }
 }
 
 /// The steps by what they concern, in the order in which each of these is reached first.
@@ -149,6 +164,7 @@ mod tests {
             max_peers: 1000,
             fastpath: true,
             flows: FlowSettings::default(),
+            public_ip: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! From flags and files to what the planner wants to know.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -22,8 +23,13 @@ pub(super) fn net_conf(path: &Path) -> Result<NetConf> {
     NetConf::parse(&text).with_context(|| format!("network configuration {}", path.display()))
 }
 
-/// What the operator asked for.
-pub(super) fn settings(args: &NodeArgs) -> Result<Settings> {
+/// What the operator asked for, on node `node`. `public_ip` counts as `--public-ip`, and more.
+pub(super) fn settings(
+    args: &NodeArgs,
+    net_conf: NetConf,
+    node: String,
+    public_ip: Option<Ipv4Addr>,
+) -> Settings {
     let mask = args.flow_mark_mask;
     if args.fastpath == Switch::On && mask.meets_kube_proxy() {
         log::warn!(
@@ -33,9 +39,9 @@ pub(super) fn settings(args: &NodeArgs) -> Result<Settings> {
             MarkMask::DEFAULT
         );
     }
-    Ok(Settings {
-        node: args.node.clone(),
-        net_conf: net_conf(&args.net_config_path)?,
+    Settings {
+        node,
+        net_conf,
         dataplane: args.dataplane.into(),
         log_level: args.ebpf_log.level(),
         max_peers: args.max_peers,
@@ -45,15 +51,17 @@ pub(super) fn settings(args: &NodeArgs) -> Result<Settings> {
             revalidate: args.flow_revalidate,
             max: args.max_flows,
         },
-    })
+        public_ip: public_ip.or(args.flannel.public_ip.0).map(IpAddr::V4),
+    }
 }
 
 /// How this node's kernel is reached.
-pub(super) fn options(args: &NodeArgs, settings: &Settings) -> Options {
+pub(super) fn options(args: &NodeArgs, settings: &Settings, public_ip: Option<Ipv4Addr>) -> Options {
+    let options = Options::new(settings, args.pin_dir.clone());
     Options {
-        iface: args.iface.clone(),
+        iface: args.flannel.interface_choice(public_ip, &options.device),
         attach: args.attach.into(),
-        ..Options::new(settings, args.pin_dir.clone())
+        ..options
     }
 }
 

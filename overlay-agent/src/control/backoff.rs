@@ -27,7 +27,7 @@ impl Jitter {
     }
 
     /// A number below `limit` (0 for 0); xorshift64 (Marsaglia, 2003).
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use overlay_common::config::{Config, FLAG_ENFORCE_PEERS, FLAG_FASTPATH};
 use overlay_core::action::{Action, DataplaneAction, Step};
-use overlay_core::observed::Observed;
+use overlay_core::focus::is_about_peers;
+use overlay_core::observed::{Keys, Observed};
 use overlay_core::order::Failures;
 use tokio::time::Instant;
 
@@ -20,6 +21,8 @@ pub struct Report<'a> {
     pub done: Vec<(Group, &'a Step)>,
     /// How many steps failed, or wait: for a failed one before them, or for their own next attempt.
     pub not_done: usize,
+    /// How many of these are about peers.
+    pub peers_not_done: usize,
     /// The groups that are not complete.
     pub incomplete: BTreeSet<Group>,
     /// The peer check was to be enforced and is not, because a peer could not be made known to it.
@@ -28,6 +31,18 @@ pub struct Report<'a> {
     pub fastpath_off: bool,
     /// Flows were to be forgotten and were not.
     pub not_forgotten: bool,
+    /// What was carried out in place of what a step says.
+    pub altered: Vec<Action>,
+}
+
+/// What a plan was made from, and so what it may do.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope<'k> {
+    /// From everything.
+    Everything,
+    /// From what the kernel and the maps hold under some keys. What is not about peers is for a plan that knows every
+    /// peer: it is held back, and so is what relies on it.
+    Peers(&'k Keys),
 }
 
 /// Carries out `steps` in their order.
@@ -43,6 +58,7 @@ pub async fn execute<'a, K: Kernel>(
     steps: &'a [Step],
     observed: &Observed,
     retries: &mut Retries,
+    scope: Scope<'_>,
 ) -> Report<'a> {
     let mut run = Run {
         report: Report::default(),
@@ -52,31 +68,38 @@ pub async fn execute<'a, K: Kernel>(
         observed,
         retries,
     };
-    let mut planned = BTreeSet::new();
-    let steps: Vec<_> = steps.iter().zip(groups(steps, observed)).collect();
+    let grouped: Vec<_> = steps.iter().zip(groups(steps, observed)).collect();
     // Steps of one kind do not rely on each other, so the kernel may get many at once.
-    for kind in steps.chunk_by(|(a, _), (b, _)| a.action.is_same_kind(&b.action)) {
+    for kind in grouped.chunk_by(|(a, _), (b, _)| a.action.is_same_kind(&b.action)) {
         let mut ready = Vec::with_capacity(kind.len());
         for (step, group) in kind {
-            let name = step.action.to_string();
-            if run.waits(&step.action, &name) {
+            if run.waits(&step.action) {
                 run.not_done(step, *group);
             } else if let Some(actual) = run.actual(&step.action) {
-                ready.push((*step, *group, name.clone(), actual));
+                if matches!(scope, Scope::Peers(_)) && !is_about_peers(&step.action) {
+                    run.not_done(step, *group);
+                } else {
+                    ready.push((*step, *group, actual));
+                }
             }
-            planned.insert(name);
         }
         let actions: Vec<&Action> = ready.iter().map(|(.., actual)| actual.as_ref()).collect();
         let results = kernel.execute(&actions).await;
-        for ((step, group, name, actual), result) in ready.iter().zip(results) {
+        for ((step, group, actual), result) in ready.into_iter().zip(results) {
             match result {
-                Ok(()) => run.done(step, *group, name, **actual == step.action),
-                Err(error) => run.failed(step, *group, name, &error),
+                Ok(()) => run.done(step, group, actual),
+                Err(error) => run.failed(step, group, &error),
             }
         }
     }
     let Run { report, retries, .. } = run;
-    retries.keep_only(&planned);
+    if !retries.is_empty() {
+        let planned = steps.iter().map(|step| step.action.to_string()).collect();
+        retries.keep_only(&planned, |subject| match scope {
+            Scope::Everything => true,
+            Scope::Peers(keys) => keys.concern(subject),
+        });
+    }
     report
 }
 
@@ -91,12 +114,14 @@ struct Run<'a, 'r> {
 }
 
 impl<'a> Run<'a, '_> {
-    fn waits(&self, action: &Action, name: &str) -> bool {
-        self.failures.blocks(action) || self.retries.is_held(name, Instant::now())
+    fn waits(&self, action: &Action) -> bool {
+        // Tens of thousands of steps, and nearly always nothing that fails: names are made when there is a use for them.
+        let is_held = || self.retries.is_held(&action.to_string(), Instant::now());
+        self.failures.blocks(action) || !self.retries.is_empty() && is_held()
     }
 
     /// What to carry out for `action`; `None` when nothing is to be done now.
-    fn actual<'s>(&mut self, action: &'s Action) -> Option<Cow<'s, Action>> {
+    fn actual(&mut self, action: &'a Action) -> Option<Cow<'a, Action>> {
         let Action::Dataplane(DataplaneAction::SetConfig(wanted)) = action else {
             return Some(Cow::Borrowed(action));
         };
@@ -116,18 +141,23 @@ impl<'a> Run<'a, '_> {
         (!is_in_force).then(|| Cow::Owned(DataplaneAction::SetConfig(Box::new(config)).into()))
     }
 
-    fn done(&mut self, step: &'a Step, group: Group, name: &str, entirely: bool) {
+    fn done(&mut self, step: &'a Step, group: Group, actual: Cow<'a, Action>) {
         log::debug!("{step}");
-        self.retries.succeeded(name);
-        if entirely {
-            self.report.done.push((group, step));
+        if !self.retries.is_empty() {
+            self.retries.succeeded(&step.action.to_string());
+        }
+        match actual {
+            Cow::Borrowed(_) => self.report.done.push((group, step)),
+            Cow::Owned(actual) => self.report.altered.push(actual),
         }
     }
 
-    fn failed(&mut self, step: &Step, group: Group, name: &str, error: &anyhow::Error) {
+    fn failed(&mut self, step: &Step, group: Group, error: &anyhow::Error) {
         log::debug!("{step}: {error:#}");
+        let name = step.action.to_string();
+        let message = message(&name, group, error);
         self.retries
-            .failed(name, message(name, group, error), Instant::now());
+            .failed(&name, step.action.subject(), message, Instant::now());
         self.not_done(step, group);
     }
 
@@ -138,6 +168,7 @@ impl<'a> Run<'a, '_> {
         self.report.not_forgotten |= step.action == DataplaneAction::ForgetFlows.into();
         self.report.incomplete.insert(group);
         self.report.not_done += 1;
+        self.report.peers_not_done += usize::from(is_about_peers(&step.action));
     }
 }
 
@@ -189,7 +220,7 @@ mod tests {
         let steps = [peer_steps(1), peer_steps(2)].concat();
         kernel.refuse(steps[1].action.clone());
         let (observed, mut retries) = (kernel.observed(), retries());
-        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        let report = execute(&mut kernel, &steps, &observed, &mut retries, Scope::Everything).await;
         // Its forwarding entry was made before; its VTEP may be known.
         let expected = [
             actions(&[steps[0].clone(), steps[3].clone()]),
@@ -217,7 +248,7 @@ mod tests {
         let mut steps = vec![step(DataplaneAction::Load), step(attach)];
         steps.extend(peer_steps(1));
         let observed = kernel.observed();
-        let report = execute(&mut kernel, &steps, &observed, &mut retries()).await;
+        let report = execute(&mut kernel, &steps, &observed, &mut retries(), Scope::Everything).await;
         assert_eq!(done(&report), actions(&peer_steps(1)[..3]));
     }
 
@@ -238,7 +269,14 @@ mod tests {
         kernel.refuse(create.clone());
         let mut steps = vec![step(create), step(KernelAction::SetDeviceUp)];
         steps.extend(peer_steps(1));
-        let report = execute(&mut kernel, &steps, &Observed::default(), &mut retries()).await;
+        let report = execute(
+            &mut kernel,
+            &steps,
+            &Observed::default(),
+            &mut retries(),
+            Scope::Everything,
+        )
+        .await;
         assert_eq!((report.done.len(), report.not_done), (0, 7));
         assert_eq!(kernel.attempts(), 1);
     }
@@ -268,7 +306,7 @@ mod tests {
         let open = Config { flags: 0, ..wanted };
         for _ in 0..2 {
             let observed = kernel.observe().await.unwrap();
-            let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+            let report = execute(&mut kernel, &steps, &observed, &mut retries, Scope::Everything).await;
             assert!(report.check_open);
             assert_eq!(config(&kernel), Some(open));
         }
@@ -276,7 +314,7 @@ mod tests {
         kernel.allow_all();
         tokio::time::advance(FIRST).await;
         let observed = kernel.observe().await.unwrap();
-        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        let report = execute(&mut kernel, &steps, &observed, &mut retries, Scope::Everything).await;
         assert!(!report.check_open);
         assert_eq!(config(&kernel), Some(wanted));
     }
@@ -303,7 +341,7 @@ mod tests {
         };
         for _ in 0..2 {
             let observed = kernel.observed();
-            let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+            let report = execute(&mut kernel, &steps, &observed, &mut retries, Scope::Everything).await;
             assert!(report.fastpath_off && !report.check_open);
             assert_eq!(report.incomplete, [Group::Fastpath].into());
             assert_eq!(config(&kernel), Some(slow));
@@ -314,7 +352,7 @@ mod tests {
         kernel.allow_all();
         tokio::time::advance(FIRST).await;
         let observed = kernel.observed();
-        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        let report = execute(&mut kernel, &steps, &observed, &mut retries, Scope::Everything).await;
         assert!(!report.fastpath_off);
         assert_eq!(config(&kernel), Some(wanted));
     }
@@ -327,12 +365,12 @@ mod tests {
         kernel.refuse(steps[0].action.clone());
         let mut retries = retries();
         for _ in 0..3 {
-            execute(&mut kernel, &steps, &observed, &mut retries).await;
+            execute(&mut kernel, &steps, &observed, &mut retries, Scope::Everything).await;
         }
         assert_eq!(kernel.attempts(), 1);
         kernel.allow_all();
         tokio::time::advance(FIRST).await;
-        let report = execute(&mut kernel, &steps, &observed, &mut retries).await;
+        let report = execute(&mut kernel, &steps, &observed, &mut retries, Scope::Everything).await;
         assert_eq!((report.done.len(), report.not_done), (5, 0));
         assert!(retries.messages().is_empty());
     }

@@ -3,16 +3,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::IpNet;
 use overlay_common::maps::SubnetEntry;
-use overlay_core::action::{Action, DataplaneAction, KernelAction, Step, VxlanDevice};
+use overlay_core::action::{Action, DataplaneAction, KernelAction, Step};
 use overlay_core::model::{ConntrackParameter, MacAddr, NodeFacts, Underlay};
-use overlay_core::observed::{
-    Attachment, Device, FdbEntry, Neighbour, Observed, ObservedDataplane, Route, VxlanAttributes,
-};
-use overlay_core::ownership::DEVICE_MARK;
+use overlay_core::observed::{Device, Links, Observed, ObservedDataplane};
+use tokio::sync::Notify;
 
 use super::kernel::Kernel;
 
@@ -73,7 +72,11 @@ pub(crate) struct State {
     pub(crate) forgotten: usize,
     pub(crate) done: Vec<Action>,
     pub(crate) observations: usize,
+    /// Observations in the background end when this is notified; at once without it.
+    pub(crate) gate: Option<Arc<Notify>>,
     refused: Vec<Action>,
+    /// Actions that read so at their beginning.
+    refused_kinds: Vec<&'static str>,
     attempts: usize,
 }
 
@@ -111,20 +114,16 @@ impl FakeKernel {
     }
 
     pub(crate) fn allow_all(&self) {
-        self.0.borrow_mut().refused.clear();
+        let mut state = self.0.borrow_mut();
+        state.refused.clear();
+        state.refused_kinds.clear();
     }
 
     pub(crate) fn attempts(&self) -> usize {
         self.0.borrow().attempts
     }
 
-    pub(crate) fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
-        look(&mut self.0.borrow_mut())
-    }
-}
-
-impl Kernel for FakeKernel {
-    async fn facts(&mut self) -> Result<NodeFacts> {
+    fn node_facts(&self) -> Result<NodeFacts> {
         let state = self.0.borrow();
         if state.underlay_missing {
             bail!("no default route");
@@ -155,10 +154,41 @@ impl Kernel for FakeKernel {
         })
     }
 
-    async fn observe(&mut self) -> Result<Observed> {
+    fn snapshot(&self) -> Observed {
         let mut state = self.0.borrow_mut();
         state.observations += 1;
-        Ok(state.observed.clone())
+        state.observed.clone()
+    }
+
+    fn look(&self) -> Result<(NodeFacts, Observed)> {
+        Ok((self.node_facts()?, self.snapshot()))
+    }
+
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
+        look(&mut self.0.borrow_mut())
+    }
+}
+
+impl Kernel for FakeKernel {
+    async fn facts(&mut self) -> Result<NodeFacts> {
+        self.node_facts()
+    }
+
+    async fn observe(&mut self) -> Result<Observed> {
+        Ok(self.snapshot())
+    }
+
+    fn observe_in_background(
+        &mut self,
+    ) -> impl Future<Output = Result<(NodeFacts, Observed)>> + Send + 'static {
+        let gate = self.with(|state| state.gate.clone());
+        let seen = self.look();
+        async move {
+            if let Some(gate) = gate {
+                gate.notified().await;
+            }
+            seen
+        }
     }
 
     async fn execute(&mut self, actions: &[&Action]) -> Vec<Result<()>> {
@@ -172,135 +202,30 @@ impl Kernel for FakeKernel {
 }
 
 impl State {
+    pub(crate) fn refuse_kind(&mut self, words: &'static str) {
+        self.refused_kinds.push(words);
+    }
+
     fn execute(&mut self, action: &Action) -> Result<()> {
         self.attempts += 1;
-        if self.refused.contains(action) {
+        let text = action.to_string();
+        let is_of_refused_kind = self.refused_kinds.iter().any(|kind| text.starts_with(kind));
+        if is_of_refused_kind || self.refused.contains(action) {
             bail!("refused by the test");
         }
         match action {
-            Action::Kernel(action) => self.apply_kernel(action)?,
-            Action::Dataplane(action) => self.apply_dataplane(action)?,
+            Action::Kernel(KernelAction::CreateDevice(_)) | Action::Dataplane(DataplaneAction::Load) => {}
+            Action::Kernel(_) => drop(self.observed.device.as_ref().context("no device")?),
+            Action::Dataplane(DataplaneAction::ForgetFlows) => self.forgotten += 1,
+            Action::Dataplane(_) => drop(self.observed.dataplane.as_ref().context("nothing is pinned")?),
             Action::SetConntrack(parameter) => drop(self.conntrack.insert(*parameter)),
         }
+        let links = Links {
+            created: DEVICE_IFINDEX,
+            others: [("eth0".to_owned(), UNDERLAY_IFINDEX)].into(),
+        };
+        self.observed.apply(action, &links);
         self.done.push(action.clone());
         Ok(())
-    }
-
-    fn apply_kernel(&mut self, action: &KernelAction) -> Result<()> {
-        match action {
-            KernelAction::CreateDevice(new) => self.observed.device = Some(created(new)),
-            KernelAction::DeleteDevice { .. } => self.observed.device = None,
-            KernelAction::SetDeviceMtu(mtu) => self.device()?.mtu = *mtu,
-            KernelAction::SetDeviceUp => self.device()?.up = true,
-            KernelAction::AddAddress(address) => drop(self.device()?.addresses.insert(*address)),
-            KernelAction::RemoveAddress(address) => drop(self.device()?.addresses.remove(address)),
-            KernelAction::SetNeighbour { address, mac } => {
-                let device = self.device()?;
-                device.neighbours.retain(|n| n.address != *address);
-                device.neighbours.insert(Neighbour {
-                    address: *address,
-                    mac: Some(*mac),
-                    permanent: true,
-                });
-            }
-            KernelAction::RemoveNeighbour { address } => {
-                self.device()?.neighbours.retain(|n| n.address != *address);
-            }
-            KernelAction::SetFdb { mac, destination } => {
-                let device = self.device()?;
-                device.fdb.retain(|e| e.mac != *mac);
-                device.fdb.insert(FdbEntry {
-                    mac: *mac,
-                    destination: Some(*destination),
-                    permanent: true,
-                    plain: true,
-                });
-            }
-            KernelAction::RemoveFdb { mac, destination } => {
-                let is_other = |e: &FdbEntry| e.mac != *mac || e.destination != Some(*destination);
-                self.device()?.fdb.retain(is_other);
-            }
-            KernelAction::SetRoute { destination, gateway } => {
-                self.device()?.routes.insert(Route {
-                    destination: *destination,
-                    gateway: Some(*gateway),
-                    onlink: true,
-                    protocol: 3,
-                    metric: 0,
-                    plain: true,
-                });
-            }
-            KernelAction::RemoveRoute { destination, gateway } => {
-                let is_other = |r: &Route| r.destination != *destination || r.gateway != Some(*gateway);
-                self.device()?.routes.retain(is_other);
-            }
-        }
-        Ok(())
-    }
-
-    fn apply_dataplane(&mut self, action: &DataplaneAction) -> Result<()> {
-        match action {
-            DataplaneAction::Load => {
-                self.observed.dataplane = Some(ObservedDataplane {
-                    compatible: true,
-                    ..ObservedDataplane::default()
-                });
-            }
-            DataplaneAction::Remove => self.observed.dataplane = None,
-            DataplaneAction::Attach { hook, device } => {
-                let ifindex = if device == "eth0" {
-                    UNDERLAY_IFINDEX
-                } else {
-                    DEVICE_IFINDEX
-                };
-                let attachment = Attachment {
-                    ifindex,
-                    current: true,
-                };
-                self.dataplane()?.attached.insert(*hook, attachment);
-            }
-            DataplaneAction::ForgetFlows => self.forgotten += 1,
-            DataplaneAction::SetConfig(config) => self.dataplane()?.config = Some(**config),
-            DataplaneAction::SetPeer { vtep, subnet } => drop(self.dataplane()?.peers.insert(*vtep, *subnet)),
-            DataplaneAction::RemovePeer(vtep) => drop(self.dataplane()?.peers.remove(vtep)),
-            DataplaneAction::SetSubnet { subnet, entry } => {
-                self.dataplane()?.subnets.insert(*subnet, *entry);
-            }
-            DataplaneAction::RemoveSubnet(subnet) => drop(self.dataplane()?.subnets.remove(subnet)),
-        }
-        Ok(())
-    }
-
-    fn device(&mut self) -> Result<&mut Device> {
-        self.observed.device.as_mut().context("no device")
-    }
-
-    fn dataplane(&mut self) -> Result<&mut ObservedDataplane> {
-        self.observed.dataplane.as_mut().context("nothing is pinned")
-    }
-}
-
-fn created(new: &VxlanDevice) -> Device {
-    Device {
-        ifindex: DEVICE_IFINDEX,
-        up: false,
-        mtu: new.mtu,
-        mac: Some(new.mac),
-        alias: Some(DEVICE_MARK.to_owned()),
-        vxlan: Some(VxlanAttributes {
-            vni: new.vni,
-            port: new.port.unwrap_or(8472),
-            local: Some(new.local),
-            underlay_ifindex: Some(new.underlay_ifindex),
-            learning: new.learning,
-            gbp: new.gbp,
-            collect_metadata: false,
-            group: None,
-            l2miss: false,
-        }),
-        addresses: BTreeSet::new(),
-        routes: BTreeSet::new(),
-        neighbours: BTreeSet::new(),
-        fdb: BTreeSet::new(),
     }
 }

@@ -25,6 +25,16 @@ pub trait Kernel {
     /// When it cannot be read.
     async fn observe(&mut self) -> Result<Observed>;
 
+    /// Starts to find out what [`Kernel::facts`] and [`Kernel::observe`] tell, on a thread of its own. Meanwhile other
+    /// methods may be called; the result may or may not show what they do.
+    ///
+    /// # Errors
+    ///
+    /// As of the two.
+    fn observe_in_background(
+        &mut self,
+    ) -> impl Future<Output = Result<(NodeFacts, Observed)>> + Send + 'static;
+
     /// Carries out actions, one after the other; a failure does not keep the next from being tried. One result each: an
     /// error when the kernel refuses.
     async fn execute(&mut self, actions: &[&Action]) -> Vec<Result<()>>;

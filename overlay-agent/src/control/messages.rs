@@ -34,6 +34,32 @@ impl Messages {
         self.said = current;
         Changes { new, over }
     }
+
+    /// Takes note of what is different: these subjects no longer have anything to say, and those say this.
+    pub fn change(
+        &mut self,
+        over: impl IntoIterator<Item = String>,
+        current: BTreeMap<String, String>,
+    ) -> Changes {
+        let over = over
+            .into_iter()
+            .filter(|subject| !current.contains_key(subject) && self.said.remove(subject).is_some())
+            .collect();
+        let mut new = Vec::new();
+        for (subject, text) in current {
+            if self.said.get(&subject) != Some(&text) {
+                new.push(text.clone());
+                self.said.insert(subject, text);
+            }
+        }
+        Changes { new, over }
+    }
+
+    /// Whether nothing that was said holds.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.said.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +87,20 @@ mod tests {
                 new: vec![],
                 over: vec!["a".to_owned()]
             }
+        );
+    }
+
+    #[test]
+    fn a_change_says_the_same_as_the_whole() {
+        let mut messages = Messages::default();
+        messages.update(map([("a", "a is bad"), ("b", "b is bad")]));
+        let over = || ["a", "b", "d"].map(str::to_owned);
+        let changes = messages.change(over(), map([("b", "b is worse"), ("c", "c is bad")]));
+        assert_eq!(changes.new, ["b is worse", "c is bad"]);
+        assert_eq!(changes.over, ["a"]);
+        assert_eq!(
+            messages.update(map([("b", "b is worse"), ("c", "c is bad")])),
+            Changes::default()
         );
     }
 }

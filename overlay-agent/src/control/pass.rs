@@ -1,30 +1,39 @@
-//! One pass: look, compare, act.
+//! One whole pass: look, compare, act.
+
+mod announce;
+mod focused;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 
 use anyhow::{Context, Result};
-use overlay_core::action::{Action, DataplaneAction, Step};
-use overlay_core::desired::{Desired, desired};
+use overlay_core::action::{Action, DataplaneAction, KernelAction, Step};
+use overlay_core::desired::{Desired, Problem, desired};
 use overlay_core::diff;
-use overlay_core::model::{LeaseEvent, Settings};
-use overlay_core::observed::Observed;
+use overlay_core::focus::{self, Baseline, Changes, Standing};
+use overlay_core::model::{LeaseEvent, NodeFacts, Settings};
+use overlay_core::observed::{Links, Observed};
 use overlay_core::view::View;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use self::focused::{Focused, LIMIT};
 use super::backoff::{self, Jitter};
-use super::execute::{Report, execute};
+use super::execute::{Report, Scope, execute};
 use super::groups::Group;
 use super::kernel::Kernel;
 use super::messages::Messages;
 use super::retries::Retries;
+use super::say::say;
+use super::state::{self, DeviceState, State};
 use super::summary::summary;
 use crate::text::count;
 
-/// More messages of one kind than this are counted, not printed.
-const MAX_MESSAGES: usize = 20;
-
 const CHECK_OPEN: &str =
     "the peer check only counts and refuses nothing: not every peer could be made known to it";
+
+/// Failed attempts to look at the node after which nothing is known of its device any more.
+const BLIND: u32 = 2;
 
 /// What is to be done on a node.
 #[derive(Debug)]
@@ -60,6 +69,9 @@ pub async fn plan<K: Kernel>(kernel: &mut K, view: &View, settings: &Settings) -
     })
 }
 
+/// A look at the node that is under way.
+pub type Observation = Pin<Box<dyn Future<Output = Result<(NodeFacts, Observed)>> + Send>>;
+
 /// Brings a node in line with the leases, pass by pass.
 #[derive(Debug)]
 pub struct Controller<K> {
@@ -67,9 +79,20 @@ pub struct Controller<K> {
     settings: Settings,
     view: View,
     informed: bool,
-    ready: bool,
+    /// What has come since the last plan.
+    changes: Changes,
+    /// What is known since the last whole pass; `None` before one has worked.
+    baseline: Option<Baseline>,
+    /// What the last whole pass had to leave undone that is not about peers.
+    leftover: Vec<Action>,
+    /// What was done since the observation that is under way began.
+    journal: Option<Vec<Action>>,
+    /// The first complete list is in the kernel.
+    announced: bool,
     /// Flows may have been learned by entries that are no longer there.
     stale_flows: bool,
+    /// The peer check is open because a peer could not be made known to it.
+    check_open: bool,
     fastpath: Option<String>,
     blind: u32,
     jitter: Jitter,
@@ -77,6 +100,7 @@ pub struct Controller<K> {
     obstacles: Messages,
     problems: Messages,
     failures: Messages,
+    state: watch::Sender<State>,
 }
 
 impl<K: Kernel> Controller<K> {
@@ -88,9 +112,14 @@ impl<K: Kernel> Controller<K> {
             settings,
             view: View::default(),
             informed: false,
-            ready: false,
+            changes: Changes::default(),
+            baseline: None,
+            leftover: Vec::new(),
+            journal: None,
+            announced: false,
             // Whatever has changed while no agent was there.
             stale_flows: true,
+            check_open: false,
             fastpath: None,
             blind: 0,
             jitter: Jitter::from_system(),
@@ -98,78 +127,82 @@ impl<K: Kernel> Controller<K> {
             obstacles: Messages::default(),
             problems: Messages::default(),
             failures: Messages::default(),
+            state: watch::Sender::default(),
         }
+    }
+
+    /// How this node stands, kept up to date by every pass.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
     /// Takes note of what a source reports.
     pub fn apply(&mut self, event: LeaseEvent) {
-        self.view.apply(event);
+        self.changes.add(self.view.apply(event));
         self.informed = true;
     }
 
-    /// Looks, compares and acts; says when what failed is due again.
+    /// Begins a whole pass: starts to look at the node. [`Controller::finish`] takes what is seen; meanwhile focused
+    /// passes go on.
     ///
-    /// Does nothing before the first lease event: what is on the node keeps working.
-    pub async fn pass(&mut self) -> Option<Instant> {
+    /// `None` before the first lease event: what is on the node keeps working.
+    pub fn begin(&mut self) -> Option<Observation> {
         if !self.informed {
             return None;
         }
+        self.journal = Some(Vec::new());
+        Some(Box::pin(self.kernel.observe_in_background()))
+    }
+
+    /// Ends a whole pass: compares and acts; says when what failed is due again.
+    pub async fn finish(&mut self, seen: Result<(NodeFacts, Observed)>) -> Option<Instant> {
         let start = Instant::now();
-        let plan = match plan(&mut self.kernel, &self.view, &self.settings).await {
-            Ok(plan) => plan,
-            Err(error) => {
-                self.blind = self.blind.saturating_add(1);
-                let text = format!("waiting: {error:#}; nothing is changed until then");
-                say(
-                    &mut self.obstacles,
-                    [(String::new(), text)].into(),
-                    log::Level::Error,
-                    "",
-                );
-                return Some(Instant::now() + backoff::delay(self.blind, &mut self.jitter));
-            }
+        let journal = self.journal.take().unwrap_or_default();
+        let seen = seen.context("cannot tell how this node is connected, or what is on it");
+        let (facts, mut observed) = match seen {
+            Ok(seen) => seen,
+            Err(error) => return Some(self.obstacle(&error, None)),
         };
-        if self.blind > 0 {
-            log::info!(
-                "continuing after {}",
-                count(
-                    usize::try_from(self.blind).unwrap_or(usize::MAX),
-                    "failed attempt"
-                )
-            );
-            self.blind = 0;
+        let links = links(&facts);
+        // The observation may show each of these or not; done once more, it does.
+        for action in &journal {
+            observed.apply(action, &links);
         }
-        self.obstacles.update(BTreeMap::new());
-        let problems = plan
-            .desired
+        let planned = desired(&self.view, &facts, &self.settings)
+            .map_err(anyhow::Error::from)
+            .and_then(|desired| Ok((diff::plan(&desired, &observed)?, desired)));
+        let (steps, desired) = match planned {
+            Ok(planned) => planned,
+            Err(error) => return Some(self.obstacle(&error, Some(&observed))),
+        };
+        self.changes = Changes::default();
+        self.no_obstacle();
+        let problems = desired
             .problems
             .iter()
             .map(|problem| (problem.to_string(), problem.to_string()));
         say(
-            &mut self.problems,
-            problems.collect(),
+            &self.problems.update(problems.collect()),
             log::Level::Warn,
             "no longer the case: ",
         );
-        self.forget_stale_flows(&plan.observed).await;
-        let report = execute(&mut self.kernel, &plan.steps, &plan.observed, &mut self.retries).await;
-        let mut failures = self.retries.messages();
-        if report.check_open {
-            failures.insert("peer check".to_owned(), CHECK_OPEN.to_owned());
+        if !has_device(&steps) {
+            let failing = self.state.borrow().failing;
+            self.publish(None, &desired.problems, failing);
         }
-        say(
-            &mut self.failures,
-            failures,
-            log::Level::Error,
-            "no longer failing: ",
-        );
-        for (group, step) in &report.done {
-            // Flows are forgotten at every turn.
-            let common = step.action == DataplaneAction::ForgetFlows.into();
-            if matches!(group, Group::Device | Group::Dataplane | Group::Fastpath) && !common {
-                log::info!("{step}");
-            }
-        }
+        self.forget_stale_flows(&observed).await;
+        let report = execute(
+            &mut self.kernel,
+            &steps,
+            &observed,
+            &mut self.retries,
+            Scope::Everything,
+        )
+        .await;
+        self.check_open = report.check_open;
+        self.say_failures();
+        announce::steps(&report);
         if let Some(summary) = summary(&report, start.elapsed()) {
             log::info!("{summary}");
         }
@@ -179,9 +212,55 @@ impl<K: Kernel> Controller<K> {
             .iter()
             .any(|(_, step)| matches!(step.action, Action::Dataplane(DataplaneAction::SetConfig(_))));
         self.stale_flows = report.not_forgotten || self.stale_flows && !configured;
-        self.announce(&plan, &report);
-        self.announce_fastpath(&plan, &report);
+        self.announce(&desired, &report, steps.is_empty());
+        self.announce_fastpath(&desired, &report);
+
+        let mut baseline = Baseline {
+            standing: Standing::new(&self.view, &desired),
+            facts,
+            observed,
+        };
+        for action in done(&report) {
+            baseline.done(action, &links);
+        }
+        let device = if report.incomplete.contains(&Group::Device) {
+            None
+        } else {
+            self.device(&desired, &baseline)
+        };
+        self.publish(device, &desired.problems, report.not_done);
+        self.leftover = leftover(&self.view, &baseline, &self.settings);
+        self.baseline = Some(baseline);
         self.retries.next()
+    }
+
+    /// Nothing can be planned: says why, and when to try again. What is there is known where it could be seen.
+    fn obstacle(&mut self, error: &anyhow::Error, observed: Option<&Observed>) -> Instant {
+        self.blind = self.blind.saturating_add(1);
+        self.baseline = None;
+        let text = format!("waiting: {error:#}; nothing is changed until then");
+        let changes = self.obstacles.update([(String::new(), text)].into());
+        say(&changes, log::Level::Error, "");
+        let unknown = observed.is_none() && self.blind >= BLIND;
+        self.state.send_if_modified(|state| {
+            let before = state.clone();
+            let stands =
+                |device: &DeviceState| observed.is_none_or(|observed| state::stands(device, observed));
+            state.device = state.device.take().filter(|device| !unknown && stands(device));
+            state.ready &= state.device.is_some();
+            state.failing = state.failing.max(1);
+            *state != before
+        });
+        Instant::now() + backoff::delay(self.blind, &mut self.jitter)
+    }
+
+    fn no_obstacle(&mut self) {
+        if self.blind > 0 {
+            let attempts = usize::try_from(self.blind).unwrap_or(usize::MAX);
+            log::info!("continuing after {}", count(attempts, "failed attempt"));
+            self.blind = 0;
+        }
+        self.obstacles.update(BTreeMap::new());
     }
 
     /// Forgets flows that may be wrong and that no plan would forget: after a start, and where a plan could not.
@@ -201,75 +280,73 @@ impl<K: Kernel> Controller<K> {
         }
     }
 
-    /// Says whether there is a fast path, when that has changed.
-    fn announce_fastpath(&mut self, plan: &Plan, report: &Report<'_>) {
-        if report.incomplete.contains(&Group::Device) || report.incomplete.contains(&Group::Dataplane) {
+    fn say_failures(&mut self) {
+        if self.retries.is_empty() && !self.check_open && self.failures.is_empty() {
             return;
         }
-        let text = if report.fastpath_off {
-            "off: connection tracking could not be set for it, see above".to_owned()
-        } else {
-            plan.desired.fastpath.to_string()
-        };
-        if self.fastpath.as_ref() != Some(&text) {
-            log::info!("fast path: {text}");
-            self.fastpath = Some(text);
+        let mut failures = self.retries.messages();
+        if self.check_open {
+            failures.insert("peer check".to_owned(), CHECK_OPEN.to_owned());
         }
+        let changes = self.failures.update(failures);
+        say(&changes, log::Level::Error, "no longer failing: ");
     }
 
-    /// Says once that the first complete list is in the kernel.
-    fn announce(&mut self, plan: &Plan, report: &Report<'_>) {
-        let whole = [Group::Device, Group::Dataplane]
-            .iter()
-            .all(|group| !report.incomplete.contains(group));
-        if self.ready || !whole || !self.view.complete() {
-            return;
-        }
-        self.ready = true;
-        let peers = count(plan.desired.peers.len(), "peer");
-        let incomplete = match report.incomplete.len() {
-            0 => String::new(),
-            number => format!(" ({number} not complete, see above)"),
-        };
-        let nothing = if plan.steps.is_empty() {
-            "; nothing to do"
-        } else {
-            ""
-        };
-        log::info!(
-            "ready: {peers}{incomplete}, device {}, dataplane {}{nothing}",
-            plan.desired.device.name,
-            self.kernel.dataplane_name()
-        );
+    /// The device, if it is as it should be after a pass that worked.
+    fn device(&self, desired: &Desired, baseline: &Baseline) -> Option<DeviceState> {
+        let own = self.view.get(&self.settings.node)?.v4?;
+        let underlay = &baseline.facts.underlay.name;
+        state::device(desired, &baseline.observed, own.subnet.trunc(), underlay)
+    }
+
+    fn publish(&self, device: Option<DeviceState>, problems: &[Problem], failing: usize) {
+        let ready = self.announced && device.is_some();
+        self.state.send_if_modified(|state| {
+            let same = state.device == device
+                && (state.ready, state.failing) == (ready, failing)
+                && state.problems == problems;
+            if !same {
+                *state = State {
+                    device,
+                    ready,
+                    failing,
+                    problems: problems.to_vec(),
+                };
+            }
+            !same
+        });
     }
 }
 
-/// Logs what is new at `level`, and at info what is over, after `over` (unless that is empty).
-fn say(messages: &mut Messages, current: BTreeMap<String, String>, level: log::Level, over: &str) {
-    let changes = messages.update(current);
-    for text in changes.new.iter().take(MAX_MESSAGES) {
-        log::log!(level, "{text}");
+/// Whether the device is there before the plan, to stay.
+fn has_device(steps: &[Step]) -> bool {
+    !steps.iter().any(|step| {
+        matches!(
+            step.action,
+            Action::Kernel(
+                KernelAction::CreateDevice(_) | KernelAction::DeleteDevice { .. } | KernelAction::SetDeviceUp
+            )
+        )
+    })
+}
+
+/// What was carried out, in order.
+fn done<'r>(report: &'r Report<'_>) -> impl Iterator<Item = &'r Action> {
+    let steps = report.done.iter().map(|(_, step)| &step.action);
+    steps.chain(&report.altered)
+}
+
+/// The indices that actions do not tell. That of a device which this agent makes is learned by looking.
+fn links(facts: &NodeFacts) -> Links {
+    Links {
+        created: 0,
+        others: [(facts.underlay.name.clone(), facts.underlay.ifindex)].into(),
     }
-    if let Some(more) = changes
-        .new
-        .len()
-        .checked_sub(MAX_MESSAGES)
-        .filter(|more| *more > 0)
-    {
-        log::log!(level, "… and {more} more like these");
-    }
-    if over.is_empty() {
-        return;
-    }
-    for subject in changes.over.iter().take(MAX_MESSAGES) {
-        log::info!("{over}{subject}");
-    }
-    if let Some(more) = changes
-        .over
-        .len()
-        .checked_sub(MAX_MESSAGES)
-        .filter(|more| *more > 0)
-    {
-        log::info!("{over}{more} more");
-    }
+}
+
+/// What would still be done if there were no other node.
+fn leftover(view: &View, baseline: &Baseline, settings: &Settings) -> Vec<Action> {
+    let plan = focus::plan(view, &Changes::default(), baseline, settings, LIMIT);
+    let steps = plan.into_iter().flat_map(|plan| plan.steps);
+    steps.map(|step| step.action).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use overlay_core::action::Subject;
 use tokio::time::Instant;
 
 use super::backoff::{self, Jitter};
@@ -15,6 +16,7 @@ pub struct Retries {
 
 #[derive(Debug)]
 struct Failed {
+    subject: Subject,
     failures: u32,
     until: Instant,
     message: String,
@@ -36,8 +38,8 @@ impl Retries {
         self.failed.get(step).is_some_and(|failed| failed.until > now)
     }
 
-    /// `step` failed (again); `message` says how, for people.
-    pub fn failed(&mut self, step: &str, message: String, now: Instant) {
+    /// `step`, which is about `subject`, failed (again); `message` says how, for people.
+    pub fn failed(&mut self, step: &str, subject: Subject, message: String, now: Instant) {
         let failures = self
             .failed
             .get(step)
@@ -47,6 +49,7 @@ impl Retries {
         self.failed.insert(
             step.to_owned(),
             Failed {
+                subject,
                 failures,
                 until,
                 message,
@@ -59,9 +62,16 @@ impl Retries {
         self.failed.remove(step);
     }
 
-    /// Forgets what no plan asks for any more.
-    pub fn keep_only(&mut self, planned: &BTreeSet<String>) {
-        self.failed.retain(|step, _| planned.contains(step));
+    /// Whether nothing fails.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.failed.is_empty()
+    }
+
+    /// Forgets what the plan for what `concerns` it does not ask for any more.
+    pub fn keep_only(&mut self, planned: &BTreeSet<String>, concerns: impl Fn(&Subject) -> bool) {
+        self.failed
+            .retain(|step, failed| planned.contains(step) || !concerns(&failed.subject));
     }
 
     /// When the first wait is over.
@@ -90,9 +100,9 @@ mod tests {
     async fn each_step_waits_for_itself() {
         let mut retries = Retries::new(Jitter::seeded(7));
         let start = Instant::now();
-        retries.failed("a", "a is refused".to_owned(), start);
-        retries.failed("a", "a is refused".to_owned(), start);
-        retries.failed("b", "b is refused".to_owned(), start);
+        retries.failed("a", Subject::default(), "a is refused".to_owned(), start);
+        retries.failed("a", Subject::default(), "a is refused".to_owned(), start);
+        retries.failed("b", Subject::default(), "b is refused".to_owned(), start);
         assert!(retries.is_held("a", start) && retries.is_held("b", start) && !retries.is_held("c", start));
         let later = start + Duration::from_millis(101);
         assert!(retries.is_held("a", later) && !retries.is_held("b", later));
@@ -102,7 +112,9 @@ mod tests {
             retries.messages(),
             [("a".to_owned(), "a is refused".to_owned())].into()
         );
-        retries.keep_only(&BTreeSet::new());
+        retries.keep_only(&BTreeSet::new(), |_| false);
+        assert!(!retries.is_empty());
+        retries.keep_only(&BTreeSet::new(), |_| true);
         assert_eq!(retries.next(), None);
     }
 }

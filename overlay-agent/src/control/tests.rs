@@ -1,12 +1,16 @@
+mod focused;
+
 use std::pin::pin;
 
 use overlay_core::action::{Action, DataplaneAction, KernelAction};
 use overlay_core::model::{Dataplane, FamilyLease, FlowSettings, Lease, MacAddr, Settings};
 use overlay_core::net_conf::NetConf;
 use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::watch;
 use tokio::time::{advance, sleep};
 
 use super::fake::{FakeKernel, peer_steps};
+use super::state::State;
 use super::*;
 
 const RESYNC: Duration = Duration::from_secs(60);
@@ -20,6 +24,7 @@ fn settings() -> Settings {
         max_peers: 1000,
         fastpath: true,
         flows: FlowSettings::default(),
+        public_ip: None,
     }
 }
 
@@ -44,6 +49,7 @@ struct Ends {
     leases: Sender<LeaseEvent>,
     kernel: Sender<()>,
     fake: FakeKernel,
+    state: watch::Receiver<State>,
 }
 
 impl Ends {
@@ -88,6 +94,7 @@ async fn with_loop<F: Future<Output = ()>>(script: impl FnOnce(Ends) -> F) {
         leases: lease_sender,
         kernel: kernel_sender,
         fake,
+        state: controller.state(),
     });
     run(controller, lease_receiver, kernel_receiver, RESYNC, script).await;
 }
@@ -241,7 +248,7 @@ async fn the_end_of_a_source_does_not_end_the_loop() {
         lease_receiver,
         kernel_receiver,
         RESYNC,
-        std::future::pending()
+        pending()
     ));
     tokio::select! {
         () = &mut looping => panic!("the loop ended"),

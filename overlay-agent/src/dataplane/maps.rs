@@ -1,9 +1,11 @@
 //! The pinned maps: whether they fit this agent, and their entries.
 
 pub(super) mod endpoints;
+mod entries;
 mod flows;
 mod layout;
 mod peers;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,10 +21,11 @@ use overlay_common::config::Config;
 use overlay_common::maps::{CONFIG, COUNTERS, Counter, SUBNETS, SubnetEntry};
 use overlay_common::reason::Reason;
 
+pub(super) use self::entries::Entries;
 pub use self::flows::FlowCounts;
 pub(super) use self::flows::{count as flow_counts, forget as forget_flows};
 pub(super) use self::layout::{State, state};
-pub(super) use self::peers::{StatsSlots, peer_stats, peers, remove_peer, set_peer};
+pub(super) use self::peers::{peer_stats, peers};
 use super::pins::Pins;
 
 /// Opens a pinned map.
@@ -73,19 +76,6 @@ pub(super) fn subnets(pins: &Pins) -> Result<BTreeMap<IpNet, SubnetEntry>> {
             Ok((prefix_of(&key)?, value))
         })
         .collect()
-}
-
-pub(super) fn set_subnet(pins: &Pins, subnet: IpNet, entry: SubnetEntry) -> Result<()> {
-    let mut map: Subnets = typed(pins, SUBNETS)?;
-    map.insert(&key_of(subnet), entry, 0)
-        .map_err(explain_full)
-        .with_context(|| format!("cannot write the SUBNETS entry {subnet}"))
-}
-
-pub(super) fn remove_subnet(pins: &Pins, subnet: IpNet) -> Result<()> {
-    let mut map: Subnets = typed(pins, SUBNETS)?;
-    absent_is_removed(map.remove(&key_of(subnet)))
-        .with_context(|| format!("cannot remove the SUBNETS entry {subnet}"))
 }
 
 /// The key of a subnet: the prefix length counts in the 128-bit form.

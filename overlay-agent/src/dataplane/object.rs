@@ -1,8 +1,10 @@
 //! The embedded object: its maps and programs come into the kernel here.
 
+use std::thread;
+
 use anyhow::{Context, Result, anyhow};
-use aya::EbpfLoader;
 use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfLoader};
 use overlay_common::maps::{EGRESS_FLOWS, INGRESS_FLOWS, PEER_STATS, PEERS, SUBNETS};
 use overlay_core::action::Program;
 
@@ -14,6 +16,43 @@ pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), 
 
 /// 16 hexadecimal digits that tell [`OBJECT`] from that of other builds.
 pub const OBJECT_HASH: &str = env!("OVERLAY_OBJECT_HASH");
+
+/// The object in the kernel, and nothing of it pinned: gone with this value.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    object: Ebpf,
+    capacity: Capacity,
+}
+
+impl Prepared {
+    /// Creates new maps, and loads every program. Touches no pin.
+    pub(super) fn new(capacity: Capacity) -> Result<Self> {
+        let mut object = loader(capacity)
+            .load(OBJECT)
+            .context("cannot create the eBPF maps")?;
+        verify(&mut object, &Program::ALL)?;
+        Ok(Self { object, capacity })
+    }
+
+    /// Whether the maps have this capacity.
+    pub(super) fn fits(&self, capacity: Capacity) -> bool {
+        self.capacity == capacity
+    }
+
+    /// Pins the maps, then the programs. Nothing of either may be pinned.
+    pub(super) fn pin(&mut self, pins: &Pins) -> Result<()> {
+        for name in map_names() {
+            let path = pins.map(name);
+            let map = self
+                .object
+                .map(name)
+                .ok_or_else(|| anyhow!("the embedded object has no map {name}"))?;
+            map.pin(&path)
+                .with_context(|| format!("cannot pin {name} at {}", path.display()))?;
+        }
+        pin(&mut self.object, &Program::ALL, pins)
+    }
+}
 
 /// Creates and pins the maps that are not pinned yet, and loads and pins the programs that are not.
 ///
@@ -28,6 +67,16 @@ pub(super) fn load_and_pin(pins: &Pins, capacity: Capacity) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    let mut loader = loader(capacity);
+    for name in map_names() {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut object = loader.load(OBJECT).context("cannot create the eBPF maps")?;
+    verify(&mut object, &missing)?;
+    pin(&mut object, &missing, pins)
+}
+
+fn loader(capacity: Capacity) -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
     for name in [SUBNETS, PEERS, PEER_STATS] {
         loader.map_max_entries(name, capacity.peers);
@@ -35,19 +84,42 @@ pub(super) fn load_and_pin(pins: &Pins, capacity: Capacity) -> Result<()> {
     for name in [EGRESS_FLOWS, INGRESS_FLOWS] {
         loader.map_max_entries(name, capacity.flows);
     }
-    for name in map_names() {
-        loader.map_pin_path(name, pins.map(name));
-    }
-    let mut object = loader.load(OBJECT).context("cannot create the eBPF maps")?;
-    for wanted in missing {
+    loader
+}
+
+/// Loads programs, all at the same time: the kernel takes up to 100 ms to verify one.
+fn verify(object: &mut Ebpf, wanted: &[Program]) -> Result<()> {
+    thread::scope(|scope| {
+        let mut loads = Vec::new();
+        for (name, program) in object.programs_mut() {
+            let Some(wanted) = wanted.iter().find(|wanted| wanted.name() == name) else {
+                continue;
+            };
+            let load = move || -> Result<()> {
+                let program: &mut SchedClassifier = program
+                    .try_into()
+                    .with_context(|| format!("{} is not a classifier", wanted.name()))?;
+                program.load().map_err(|error| refused(wanted.name(), error))
+            };
+            let thread = thread::Builder::new().name("verify".to_owned());
+            let thread = thread.spawn_scoped(scope, load);
+            loads.push(thread.context("no thread to load a program")?);
+        }
+        loads.into_iter().try_for_each(|load| {
+            let ended = |_| Err(anyhow!("loading a program ended early"));
+            load.join().unwrap_or_else(ended)
+        })
+    })
+}
+
+/// Pins programs that are loaded.
+fn pin(object: &mut Ebpf, wanted: &[Program], pins: &Pins) -> Result<()> {
+    for wanted in wanted {
         let name = wanted.name();
-        let program: &mut SchedClassifier = object
+        let program = object
             .program_mut(name)
-            .ok_or_else(|| anyhow!("the embedded object has no program {name}"))?
-            .try_into()
-            .with_context(|| format!("{name} is not a classifier"))?;
-        program.load().map_err(|error| refused(name, error))?;
-        let path = pins.program(wanted);
+            .ok_or_else(|| anyhow!("the embedded object has no program {name}"))?;
+        let path = pins.program(*wanted);
         program
             .pin(&path)
             .with_context(|| format!("cannot pin {name} at {}", path.display()))?;

@@ -433,16 +433,14 @@ pub(super) fn switch(pins: &Pins) -> Result<()> {
     Ok(())
 }
 
-/// Detaches the programs of every pod's device: what sends before what learns.
-pub(super) fn detach_all(pins: &Pins) -> Result<()> {
-    for program in POD_PROGRAMS.into_iter().rev() {
-        pins.pod_links(program)?
-            .values()
-            .try_for_each(|pin| pins::unpin(pin))?;
-        for found in clsact::find(&pins.programs(program)?, program)? {
-            if let Place::Clsact { priority, handle } = found.place {
-                clsact::remove(found.ifindex, program, priority, handle)?;
-            }
+/// Detaches one of the programs from every pod's device.
+pub(super) fn detach_all(pins: &Pins, program: Program) -> Result<()> {
+    pins.pod_links(program)?
+        .values()
+        .try_for_each(|pin| pins::unpin(pin))?;
+    for found in clsact::find(&pins.programs(program)?, program)? {
+        if let Place::Clsact { priority, handle } = found.place {
+            clsact::remove(found.ifindex, program, priority, handle)?;
         }
     }
     Ok(())

@@ -17,14 +17,14 @@ use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 use overlay_core::action::KernelAction;
 use overlay_core::observed::Route;
-use overlay_core::ownership;
+use overlay_core::ownership::{self, route_protocol};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use self::shown::{ifindexes, shown};
 use super::Netlink;
 use super::error::RequestError;
-use super::execute::{all_failed, set_route};
+use super::execute::{FEW, all_failed, set_route};
 use super::explain::explain;
 use super::request::entry_change;
 use super::route::{IPV6_DEFAULT_METRIC, in_main_table, main_table, or_no_table, read};
@@ -33,8 +33,8 @@ use super::route::{IPV6_DEFAULT_METRIC, in_main_table, main_table, or_no_table, 
 enum Standing {
     /// Exactly the route that was to be set.
     Wanted,
-    /// Nothing any more, or routes of ours to other gateways, which may be removed.
-    Ours(Vec<IpAddr>),
+    /// Nothing any more, or routes of ours to other gateways, which may be removed: gateways and protocols.
+    Ours(Vec<(IpAddr, u8)>),
     /// Somebody else's, as `ip route` prints it.
     Foreign(String),
 }
@@ -60,9 +60,10 @@ impl Netlink {
             };
             let old = gateways
                 .iter()
-                .map(|&gateway| KernelAction::RemoveRoute { destination, gateway });
-            old.chain([action.clone()])
-                .filter_map(|action| entry_change(&action, ifindex))
+                .map(|&(gateway, protocol)| (KernelAction::RemoveRoute { destination, gateway }, protocol));
+            let protocol = route_protocol(destination, self.routes_on(ifindex));
+            old.chain([(action.clone(), protocol)])
+                .filter_map(|(action, protocol)| entry_change(&action, ifindex, protocol))
                 .collect()
         };
         let changes: Vec<_> = refused
@@ -73,7 +74,7 @@ impl Netlink {
         let lengths: Vec<usize> = changes.iter().map(Vec::len).collect();
         let mut answers = self
             .socket
-            .change(changes.into_iter().flatten().collect())
+            .change(&changes.into_iter().flatten().collect::<Vec<_>>())
             .await
             .into_iter();
         let mut results = Vec::with_capacity(refused.len());
@@ -95,12 +96,19 @@ impl Netlink {
 
     /// What stands at each destination of these routes (destination, gateway) out of the device of this index.
     ///
-    /// One dump of table main, however many there are: the kernel cannot select routes by destination.
+    /// Where they are few and all of them as wanted, the kernel says so. Otherwise one dump of table main, however many
+    /// there are: the kernel cannot select routes by destination.
     async fn standing(
         &self,
         ifindex: u32,
         wanted: &[(IpNet, IpAddr)],
     ) -> Result<Vec<Standing>, RequestError> {
+        if wanted.len() <= FEW {
+            let ways = wanted.iter().copied().collect();
+            if self.routes_by_question(&ways, ifindex).await?.is_some() {
+                return Ok(wanted.iter().map(|_| Standing::Wanted).collect());
+            }
+        }
         let mut found = BTreeMap::<IpNet, Vec<RouteMessage>>::new();
         for (family, ipv6) in [(AddressFamily::Inet, false), (AddressFamily::Inet6, true)] {
             let destinations: BTreeSet<IpNet> = wanted
@@ -188,8 +196,10 @@ fn judge(
                 gateway: Some(found), ..
             }) if found == gateway => return Standing::Wanted,
             Some(Route {
-                gateway: Some(found), ..
-            }) => gateways.push(found),
+                gateway: Some(found),
+                protocol,
+                ..
+            }) => gateways.push((found, protocol)),
             _ => foreign = foreign.or(Some(message)),
         }
     }

@@ -1,45 +1,44 @@
 //! One open netlink socket: numbered requests out, their answers in.
+//!
+//! Nothing here waits: the kernel carries requests out, and queues its answers, before `sendmsg` returns, and it goes on
+//! with a list inside `recvmsg`. What takes time – mostly other people who hold the RTNL lock – takes it inside these
+//! calls. So an answer that is not there is lost.
 
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "netlink has dozens of messages and attributes, and the library's enums grow"
 )]
 
-use std::pin::pin;
-use std::time::Duration;
-
-use futures_util::{Stream, StreamExt};
 use nix::errno::Errno;
+use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::proto::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
-use rtnetlink::proto::{ConnectionHandle, NetlinkCodec};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use rtnetlink::sys::Socket;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::error::RequestError;
 use super::packet::{Packet, Unreadable};
+use super::request::Change;
 
-/// How long the kernel may take for one answer; requests that wait for the RTNL lock block in `sendmsg`, not here.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A request that changes something, and its `NLM_F_*` flags beside `REQUEST | ACK`.
-pub(super) type Change = (RouteNetlinkMessage, u16);
+/// Room for answers in bytes: the kernel fills at most 32 KiB at once, and lists faster where there is as much room.
+const ROOM: usize = 64 << 10;
 
 /// A message of a dump.
 pub(super) type Entry = Result<RouteNetlinkMessage, Unreadable>;
 
-type Transport = rtnetlink::proto::Connection<Packet, TokioSocket, NetlinkCodec>;
-
-/// An open socket. Answers to its dumps do not mix well: one user at a time.
+/// An open socket.
 pub(super) struct Connection {
-    handle: ConnectionHandle<Packet>,
-    /// Moves bytes between socket and handle.
-    task: JoinHandle<()>,
-    /// Messages sent: the transport numbers them from 1.
-    sent: u32,
+    socket: Socket,
+    /// What notifications of our changes carry as the port of their cause (`nlmsg_pid`).
+    port: u32,
+    sequence: u32,
+    /// The datagram that is being sent.
+    requests: Vec<u8>,
+    /// The datagram that was received.
+    answers: Vec<u8>,
 }
 
 /// Why a dump gave nothing.
@@ -49,24 +48,11 @@ pub(super) enum DumpError {
     Final(RequestError),
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Connection {
-    /// Whether the socket failed, so that no request can be sent.
-    pub(super) fn is_closed(&self) -> bool {
-        self.task.is_finished()
-    }
-
-    /// Opens a socket. Must be called on a tokio runtime.
+    /// Opens a socket in the network namespace of the calling thread.
     pub(super) fn open() -> Result<Self, RequestError> {
         let opened: std::io::Result<_> = (|| {
-            let (mut transport, handle, _): (Transport, _, _) =
-                rtnetlink::proto::new_connection_with_codec(NETLINK_ROUTE)?;
-            let socket = transport.socket_mut().socket_mut();
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
             for (option, result) in [
                 // Dumps are filtered by the kernel (4.20); without it, they are filtered here only.
                 ("NETLINK_GET_STRICT_CHK", socket.set_netlink_get_strict_chk(true)),
@@ -81,132 +67,201 @@ impl Connection {
                     other => other?,
                 }
             }
-            transport.set_forward_ack(true);
-            transport.set_forward_done(true);
-            Ok((transport, handle))
+            let port = socket.bind_auto()?.port_number();
+            Ok((socket, port))
         })();
-        let (transport, handle) =
+        let (socket, port) =
             opened.map_err(|error| RequestError::lost(format!("cannot open a netlink socket: {error}")))?;
         Ok(Self {
-            handle,
-            task: tokio::spawn(transport),
-            sent: 0,
+            socket,
+            port,
+            sequence: 0,
+            requests: Vec::new(),
+            answers: Vec::with_capacity(ROOM),
         })
     }
 
-    /// Hands messages to the transport; answers with the sequence number of the first.
-    fn send(
-        &mut self,
-        messages: Vec<NetlinkMessage<Packet>>,
-    ) -> Result<(u32, impl Stream<Item = NetlinkMessage<Packet>> + use<>), RequestError> {
-        let first = self.sent.wrapping_add(1);
-        self.sent = self
-            .sent
-            .wrapping_add(u32::try_from(messages.len()).unwrap_or(u32::MAX));
-        let answers = self
-            .handle
-            .request_batch(messages, SocketAddr::new(0, 0))
-            .map_err(|_| RequestError::lost("the netlink socket is closed"))?;
-        Ok((first, answers))
+    /// The socket's address.
+    pub(super) const fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends the changes in order, in one datagram; one result for each.
-    pub(super) async fn change(&mut self, changes: Vec<Change>) -> Vec<Result<(), RequestError>> {
-        let messages: Vec<_> = changes
-            .into_iter()
-            .map(|(message, flags)| packet(message, NLM_F_ACK | flags))
-            .collect();
-        let mut results = vec![Err(RequestError::lost("the kernel did not answer")); messages.len()];
-        let (first, answers) = match self.send(messages) {
-            Ok(sent) => sent,
-            Err(error) => return vec![Err(error); results.len()],
+    ///
+    /// Only the last asks for an acknowledgement: a refusal is answered in any case, and what the kernel has not refused
+    /// when it acknowledges the last is done. An answer that the kernel had to drop shows as `ENOBUFS`.
+    pub(super) fn change(&mut self, changes: &[Change]) -> Vec<Result<(), RequestError>> {
+        let mut results: Vec<Option<Result<(), RequestError>>> = vec![None; changes.len()];
+        let Some(last) = changes.len().checked_sub(1) else {
+            return Vec::new();
         };
-        let mut answers = pin!(answers);
-        for _ in 0..results.len() {
-            let Ok(Some(answer)) = timeout(ANSWER_TIMEOUT, answers.next()).await else {
-                break;
-            };
-            let index = answer.header.sequence_number.wrapping_sub(first);
-            if let NetlinkPayload::Error(error) = &answer.payload
-                && let Some(result) = usize::try_from(index)
-                    .ok()
-                    .and_then(|index| results.get_mut(index))
-            {
-                *result = RequestError::from_answer(&answer.header, error);
-            }
+        let first = self.sequence.wrapping_add(1);
+        self.requests.clear();
+        for (index, change) in changes.iter().enumerate() {
+            let acknowledged = if index == last { NLM_F_ACK } else { 0 };
+            self.append(change.message.clone(), acknowledged | change.flags);
+        }
+        let mut lost = self.send().err();
+        while lost.is_none() && results.last().is_some_and(Option::is_none) {
+            lost = self
+                .receive(|header, payload| {
+                    let index = usize::try_from(header.sequence_number.wrapping_sub(first));
+                    if let NetlinkPayload::Error(error) = payload
+                        && let Some(result) = index.ok().and_then(|index| results.get_mut(index))
+                    {
+                        *result = Some(RequestError::from_answer(header, &error));
+                    }
+                })
+                .err();
         }
         results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| lost.clone().map_or(Ok(()), Err)))
+            .collect()
     }
 
     /// Asks for one object.
-    pub(super) async fn get(
-        &mut self,
-        request: RouteNetlinkMessage,
-    ) -> Result<RouteNetlinkMessage, RequestError> {
-        let (_, answers) = self.send(vec![packet(request, 0)])?;
-        let mut answers = pin!(answers);
-        let answer = next(&mut answers).await?;
-        match answer.payload {
-            NetlinkPayload::InnerMessage(Packet::Message(message)) => Ok(*message),
-            NetlinkPayload::InnerMessage(Packet::Unreadable(unreadable)) => Err(unreadable.into()),
-            NetlinkPayload::Error(error) => {
-                RequestError::from_answer(&answer.header, &error)?;
-                Err(RequestError::lost("the kernel acknowledged a question"))
-            }
-            other => Err(RequestError::lost(format!(
-                "unexpected answer of the kernel: {other:?}"
-            ))),
+    pub(super) fn get(&mut self, request: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, RequestError> {
+        self.requests.clear();
+        let sequence = self.append(request, 0);
+        self.send()?;
+        let mut found = None;
+        while found.is_none() {
+            self.receive(|header, payload| {
+                if header.sequence_number == sequence {
+                    found.get_or_insert_with(|| one(header, payload));
+                }
+            })?;
         }
+        found.unwrap_or_else(|| Err(RequestError::lost("the kernel did not answer")))
     }
 
     /// Reads all objects that the request selects and `read` keeps.
-    pub(super) async fn dump<T>(
+    pub(super) fn dump<T>(
         &mut self,
         request: RouteNetlinkMessage,
         read: impl Fn(Entry) -> Result<Option<T>, RequestError>,
     ) -> Result<Vec<T>, DumpError> {
-        let (_, answers) = self
-            .send(vec![packet(request, NLM_F_DUMP)])
-            .map_err(DumpError::Final)?;
-        let mut answers = pin!(answers);
+        self.requests.clear();
+        let sequence = self.append(request, NLM_F_DUMP);
+        self.send().map_err(DumpError::Final)?;
         let mut items = Vec::new();
         let mut interrupted = false;
         // Read to the end in any case: the kernel refuses the next dump while this one is unfinished.
         let mut failed = None;
-        loop {
-            let answer = next(&mut answers).await.map_err(DumpError::Final)?;
-            interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-            let entry = match answer.payload {
-                NetlinkPayload::InnerMessage(Packet::Message(message)) => Ok(*message),
-                NetlinkPayload::InnerMessage(Packet::Unreadable(unreadable)) => Err(unreadable),
-                NetlinkPayload::Done(done) => {
-                    RequestError::from_done(&done).map_err(DumpError::from)?;
-                    break;
+        let mut end = None;
+        while end.is_none() {
+            let received = self.receive(|header, payload| {
+                if header.sequence_number != sequence {
+                    return;
                 }
-                NetlinkPayload::Error(error) => {
-                    RequestError::from_answer(&answer.header, &error).map_err(DumpError::from)?;
-                    break;
+                interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+                let entry = match payload {
+                    NetlinkPayload::InnerMessage(Packet::Message(message)) => Ok(*message),
+                    NetlinkPayload::InnerMessage(Packet::Unreadable(unreadable)) => Err(unreadable),
+                    NetlinkPayload::Done(done) => {
+                        end = Some(RequestError::from_done(&done));
+                        return;
+                    }
+                    NetlinkPayload::Error(error) => {
+                        end = Some(RequestError::from_answer(header, &error));
+                        return;
+                    }
+                    other => {
+                        failed.get_or_insert(unexpected(&other));
+                        return;
+                    }
+                };
+                match read(entry) {
+                    Ok(item) => items.extend(item),
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                    }
                 }
-                other => {
-                    let error = RequestError::lost(format!("unexpected answer of the kernel: {other:?}"));
-                    return Err(DumpError::Final(error));
-                }
-            };
-            match read(entry) {
-                Ok(item) => items.extend(item),
-                Err(error) => failed = failed.or(Some(error)),
-            }
+            });
+            received.map_err(DumpError::Final)?;
         }
+        end.unwrap_or(Ok(())).map_err(DumpError::from)?;
         if interrupted {
             let error = RequestError::lost("what the kernel lists changed during each attempt to read it");
             return Err(DumpError::Transient(error));
         }
         failed.map_or(Ok(items), |error| Err(DumpError::Final(error)))
     }
+
+    /// Puts a request behind those that are to be sent; its number.
+    fn append(&mut self, message: RouteNetlinkMessage, flags: u16) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut packet = NetlinkMessage::from(message);
+        packet.header.flags = NLM_F_REQUEST | flags;
+        packet.header.sequence_number = self.sequence;
+        packet.finalize();
+        let start = self.requests.len();
+        self.requests.resize(start + packet.buffer_len(), 0);
+        if let Some(room) = self.requests.get_mut(start..) {
+            packet.serialize(room);
+        }
+        self.requests.resize(self.requests.len().next_multiple_of(4), 0);
+        self.sequence
+    }
+
+    fn send(&self) -> Result<(), RequestError> {
+        match self.socket.send(&self.requests, 0) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(RequestError::lost(format!(
+                "cannot send a netlink request: {error}"
+            ))),
+        }
+    }
+
+    /// Takes one datagram, and hands each message of it to `each`.
+    fn receive(
+        &mut self,
+        mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<Packet>),
+    ) -> Result<(), RequestError> {
+        self.answers.clear();
+        let (length, sender) = match self.socket.recv_from(&mut self.answers, MSG_DONTWAIT | MSG_TRUNC) {
+            Ok(received) => received,
+            Err(error) if error.raw_os_error() == Some(Errno::EAGAIN as i32) => {
+                return Err(RequestError::lost("the kernel did not answer"));
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
+                return Err(RequestError::lost("the kernel had to drop answers"));
+            }
+            Err(error) => {
+                return Err(RequestError::lost(format!(
+                    "cannot receive a netlink answer: {error}"
+                )));
+            }
+        };
+        // Only the kernel speaks for the kernel.
+        if sender.port_number() != 0 {
+            return Ok(());
+        }
+        if length > self.answers.len() {
+            return Err(RequestError::lost(format!(
+                "an answer of the kernel is {length} bytes long, there is room for {ROOM}"
+            )));
+        }
+        let mut rest = self.answers.as_slice();
+        while !rest.is_empty() {
+            let senseless = |error: &dyn std::fmt::Display| {
+                RequestError::lost(format!("an answer of the kernel: {error}"))
+            };
+            let length = NetlinkBuffer::new_checked(rest)
+                .map_err(|error| senseless(&error))?
+                .length();
+            let message = NetlinkMessage::<Packet>::deserialize(rest).map_err(|error| senseless(&error))?;
+            each(&message.header, message.payload);
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(())
+    }
 }
 
 impl From<RequestError> for DumpError {
-    /// `EBUSY`: a dump that nobody waits for any more is still being read. `EINTR`: interrupted by a change.
+    /// `EINTR`: interrupted by a change.
     fn from(error: RequestError) -> Self {
         match error.errno() {
             Some(Errno::EBUSY | Errno::EINTR) => Self::Transient(error),
@@ -224,22 +279,19 @@ impl From<Unreadable> for RequestError {
     }
 }
 
-async fn next(
-    answers: &mut (impl Stream<Item = NetlinkMessage<Packet>> + Unpin),
-) -> Result<NetlinkMessage<Packet>, RequestError> {
-    match timeout(ANSWER_TIMEOUT, answers.next()).await {
-        Ok(Some(answer)) => Ok(answer),
-        Ok(None) => Err(RequestError::lost(
-            "the netlink socket was closed before the kernel's answer was complete",
-        )),
-        Err(_) => Err(RequestError::lost(format!(
-            "the kernel did not answer within {ANSWER_TIMEOUT:?}"
-        ))),
+/// The answer to a question for one object.
+fn one(header: &NetlinkHeader, payload: NetlinkPayload<Packet>) -> Result<RouteNetlinkMessage, RequestError> {
+    match payload {
+        NetlinkPayload::InnerMessage(Packet::Message(message)) => Ok(*message),
+        NetlinkPayload::InnerMessage(Packet::Unreadable(unreadable)) => Err(unreadable.into()),
+        NetlinkPayload::Error(error) => {
+            RequestError::from_answer(header, &error)?;
+            Err(RequestError::lost("the kernel acknowledged a question"))
+        }
+        other => Err(unexpected(&other)),
     }
 }
 
-fn packet(message: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<Packet> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | flags;
-    NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message.into()))
+fn unexpected(payload: &NetlinkPayload<Packet>) -> RequestError {
+    RequestError::lost(format!("unexpected answer of the kernel: {payload:?}"))
 }

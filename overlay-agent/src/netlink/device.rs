@@ -16,11 +16,16 @@ use super::Netlink;
 use super::error::RequestError;
 use super::explain::explain;
 use super::link::{KERNEL_VXLAN_PORT, Link};
+use super::request::Change;
 
 impl Netlink {
     pub(super) async fn create_device(&self, action: &KernelAction, device: &VxlanDevice) -> Result<()> {
         let request = RouteNetlinkMessage::NewLink(creation(device));
-        match self.socket.change_one((request, NLM_F_CREATE | NLM_F_EXCL)).await {
+        match self
+            .socket
+            .change_one(Change::new(request, NLM_F_CREATE | NLM_F_EXCL))
+            .await
+        {
             Ok(()) => {}
             Err(error) if error.errno() == Some(Errno::EEXIST) => {
                 return self.create_existing(action, device, &error).await;
@@ -91,7 +96,7 @@ impl Netlink {
             .build();
         let marked = self
             .socket
-            .change_one((RouteNetlinkMessage::SetLink(message), 0))
+            .change_one(Change::new(RouteNetlinkMessage::SetLink(message), 0))
             .await;
         marked.with_context(|| {
             format!(
@@ -117,7 +122,7 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(ifindex).build();
         match self
             .socket
-            .change_one((RouteNetlinkMessage::DelLink(message), 0))
+            .change_one(Change::new(RouteNetlinkMessage::DelLink(message), 0))
             .await
         {
             Err(error) if error.errno() != Some(Errno::ENODEV) => Err(explain(action, name, &error)),
@@ -130,7 +135,7 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(link.ifindex).mtu(mtu).build();
         let changed = self
             .socket
-            .change_one((RouteNetlinkMessage::SetLink(message), 0))
+            .change_one(Change::new(RouteNetlinkMessage::SetLink(message), 0))
             .await;
         changed.map_err(|error| explain(action, name, &error))
     }
@@ -142,7 +147,7 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(before.ifindex).up().build();
         match self
             .socket
-            .change_one((RouteNetlinkMessage::SetLink(message), 0))
+            .change_one(Change::new(RouteNetlinkMessage::SetLink(message), 0))
             .await
         {
             Ok(()) => {}

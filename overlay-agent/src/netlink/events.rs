@@ -4,11 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures_util::FutureExt as _;
 use nix::errno::Errno;
+use nix::libc::MSG_DONTWAIT;
 use rtnetlink::MulticastGroup;
-use rtnetlink::proto::sys::{SocketAddr, TokioSocket};
-use tokio::task::unconstrained;
+use rtnetlink::proto::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 
 use super::Netlink;
 use super::filter::{Filter, Watched};
@@ -22,11 +21,15 @@ const GROUPS: [MulticastGroup; 4] = [
     MulticastGroup::Neigh,
 ];
 
-/// Receive buffer in bytes: a plan for 1,000 peers causes 3,000 notifications.
-const RECEIVE_BUFFER: usize = 4 << 20;
+/// Receive buffer in bytes: some 10,000 notifications. The requests of a plan give way to their being read, but removing
+/// a device with thousands of entries does not.
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Datagrams that one [`Events::changed`] merges at most, so that a stream of changes does not starve the caller.
 const MERGE: usize = 10_000;
+
+/// Datagrams that are read in one turn.
+const TURN: usize = 256;
 
 /// Pause between attempts to open a socket again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
@@ -55,6 +58,7 @@ impl Netlink {
             filter: Filter {
                 device: Watched::named(device),
                 underlay: underlay.map(Watched::named),
+                own: self.socket.own().listener(),
             },
             socket: Some(
                 subscribe(&GROUPS, RECEIVE_BUFFER)
@@ -78,11 +82,12 @@ impl Netlink {
 }
 
 impl Events {
-    /// Waits until something changed that may concern us. Many changes may be one event; an event may be nothing new.
+    /// Waits until something changed that may concern us, other than by the requests of this [`Netlink`]. Many changes may be one event; an event may be nothing new.
     /// Notifications that the kernel had to drop, and a socket that had to be opened again, are an event too.
     ///
     /// Dropping the future loses nothing.
     pub async fn changed(&mut self) {
+        let mut taken: usize = 0;
         loop {
             if self.lost {
                 match self.look_up().await {
@@ -112,10 +117,22 @@ impl Events {
                 }
                 continue;
             };
-            let received = receive(socket, &mut self.buffer).await;
+            let answered = self.filter.own.answered();
+            let received = match queued(socket, &mut self.buffer) {
+                Some(received) => received,
+                None => {
+                    self.filter.own.settle(answered);
+                    receive(socket, &mut self.buffer).await
+                }
+            };
             if self.take(received) {
                 self.drain();
                 return;
+            }
+            // A stream of our own notifications must not keep other tasks waiting.
+            taken += 1;
+            if taken.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -149,6 +166,7 @@ impl Events {
             Ok(sender) => sender.port_number() == 0 && self.filter.concerns(&self.buffer),
             Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                 log::debug!("the kernel dropped notifications: looking at everything");
+                self.filter.own.lost();
                 self.lost = true;
                 false
             }
@@ -160,11 +178,13 @@ impl Events {
         }
     }
 
-    /// Merges what has already arrived into one event. Bounded, so tokio's cooperative budget need not end it early.
+    /// Merges what has already arrived into one event. Bounded.
     fn drain(&mut self) {
         for _ in 0..MERGE {
             let Some(socket) = &self.socket else { return };
-            let Some(received) = unconstrained(receive(socket, &mut self.buffer)).now_or_never() else {
+            let answered = self.filter.own.answered();
+            let Some(received) = queued(socket, &mut self.buffer) else {
+                self.filter.own.settle(answered);
                 return;
             };
             self.take(received);
@@ -177,5 +197,14 @@ impl Events {
             underlay.ifindex = self.netlink.index_of(&underlay.name).await?;
         }
         Ok(())
+    }
+}
+
+/// The next datagram of the queue; `None` when it is empty. Asks the kernel, and not the runtime, which may not know yet.
+fn queued(socket: &TokioSocket, buffer: &mut Vec<u8>) -> Option<io::Result<SocketAddr>> {
+    buffer.clear();
+    match socket.socket_ref().recv_from(buffer, MSG_DONTWAIT) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        received => Some(received.map(|(_, sender)| sender)),
     }
 }

@@ -1,6 +1,6 @@
 //! Carrying out the actions of a plan that concern links, addresses, routes, neighbours and the forwarding database.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Result, anyhow};
@@ -8,13 +8,19 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use overlay_core::action::KernelAction;
 use overlay_core::observed::Route;
-use overlay_core::ownership::ROUTE_PROTOCOL;
+use overlay_core::ownership::{ROUTE_PROTOCOL, peer_route, route_protocol};
 use rtnetlink::packet_route::AddressFamily;
 
 use super::Netlink;
 use super::error::RequestError;
 use super::explain::explain;
-use super::request::{already_done, entry_change};
+use super::request::{Change, already_done, entry_change};
+
+/// Routes that are asked for one by one; more are read from the list.
+pub(super) const FEW: usize = 32;
+
+/// Destination and gateway of a route.
+pub(super) type Way = (IpNet, IpAddr);
 
 impl Netlink {
     /// Carries out one action on the device of this name. Doing what is already done is `Ok`.
@@ -77,15 +83,26 @@ impl Netlink {
             Ok(present) => present,
             Err(error) => return all_failed(actions, device_name, &error),
         };
-        let needed: Vec<bool> = actions
+        let mut routes = self.routes_on(ifindex);
+        let changes: Vec<Option<Change>> = actions
             .iter()
-            .map(|action| is_needed(action, &mut present))
+            .map(|action| {
+                let protocol = if let Some((destination, _)) = set_route(action) {
+                    let others = routes;
+                    routes = routes.saturating_add(1);
+                    route_protocol(destination, others)
+                } else if let Some(way) = remove_route(action) {
+                    // Nothing is to be done where it is not there.
+                    present.remove(&way)?
+                } else {
+                    ROUTE_PROTOCOL
+                };
+                entry_change(action, ifindex, protocol)
+            })
             .collect();
-        let changes = actions.iter().zip(&needed).filter(|&(_, &needed)| needed);
-        let changes = changes
-            .filter_map(|(action, _)| entry_change(action, ifindex))
-            .collect();
-        let mut answers = self.socket.change(changes).await.into_iter();
+        let needed: Vec<bool> = changes.iter().map(Option::is_some).collect();
+        let changes: Vec<Change> = changes.into_iter().flatten().collect();
+        let mut answers = self.socket.change(&changes).await.into_iter();
         let mut results = Vec::with_capacity(actions.len());
         let mut refused = Vec::new();
         for (&action, needed) in actions.iter().zip(needed) {
@@ -96,6 +113,9 @@ impl Netlink {
             } else {
                 Ok(())
             };
+            if needed && answer.is_ok() {
+                self.count_route(ifindex, action);
+            }
             let errno = answer.as_ref().err().and_then(RequestError::errno);
             if errno == Some(Errno::EEXIST) && matches!(action, KernelAction::SetRoute { .. }) {
                 refused.push((results.len(), action));
@@ -117,49 +137,59 @@ impl Netlink {
         results
     }
 
-    /// The routes that `RemoveRoute` may remove.
+    /// The routes that `RemoveRoute` may remove, with their protocols.
     ///
     /// A deletion without metric matches a route of any metric, so one that is repeated would go on to delete
-    /// somebody else's. Therefore it is sent only for a route that is there.
+    /// somebody else's. Therefore it is sent only for a route that is there, and names its protocol.
     async fn removable_routes(
         &self,
         actions: &[&KernelAction],
         ifindex: u32,
-    ) -> Result<BTreeSet<(IpNet, IpAddr)>, RequestError> {
-        let mut present = BTreeSet::new();
+    ) -> Result<BTreeMap<Way, u8>, RequestError> {
+        let removals: BTreeSet<Way> = actions.iter().filter_map(|action| remove_route(action)).collect();
+        if removals.len() <= FEW
+            && let Some(present) = self.routes_by_question(&removals, ifindex).await?
+        {
+            return Ok(present);
+        }
+        let mut present = BTreeMap::new();
         for (family, ipv6) in [(AddressFamily::Inet, false), (AddressFamily::Inet6, true)] {
-            let wanted = |action: &&KernelAction| {
-                let KernelAction::RemoveRoute { destination, .. } = action else {
-                    return false;
-                };
-                destination.addr().is_ipv6() == ipv6
-            };
-            if actions.iter().any(wanted) {
-                present.extend(
-                    self.socket
-                        .routes(family, ifindex)
-                        .await?
-                        .into_iter()
-                        .filter_map(like_ours),
-                );
+            let of_family = |(destination, _): &Way| destination.addr().is_ipv6() == ipv6;
+            if removals.iter().any(of_family) {
+                let routes = self.socket.routes(family, ifindex).await?;
+                present.extend(routes.iter().filter_map(like_ours));
             }
         }
         Ok(present)
     }
-}
 
-/// Destination and gateway of a route that [`KernelAction::SetRoute`] could have made.
-fn like_ours(route: Route) -> Option<(IpNet, IpAddr)> {
-    let ours = route.plain && route.metric == 0 && route.protocol == ROUTE_PROTOCOL;
-    Some((route.destination, route.gateway?)).filter(|_| ours)
-}
-
-/// Whether the action must be sent, given the routes present when it is its turn.
-fn is_needed(action: &KernelAction, present: &mut BTreeSet<(IpNet, IpAddr)>) -> bool {
-    if let KernelAction::RemoveRoute { destination, gateway } = action {
-        return present.remove(&(*destination, *gateway));
+    /// These routes, asked for one by one; `None` unless every one of them is found so. One that is not may be hidden
+    /// behind another: a rule that looks elsewhere first, a route to the address alone, a blackhole.
+    pub(super) async fn routes_by_question(
+        &self,
+        ways: &BTreeSet<Way>,
+        ifindex: u32,
+    ) -> Result<Option<BTreeMap<Way, u8>>, RequestError> {
+        let mut present = BTreeMap::new();
+        for way in ways {
+            let route = self.socket.route_found(way.0, ifindex).await?;
+            match route
+                .as_ref()
+                .and_then(like_ours)
+                .filter(|(found, _)| found == way)
+            {
+                Some((way, protocol)) => present.insert(way, protocol),
+                None => return Ok(None),
+            };
+        }
+        Ok(Some(present))
     }
-    true
+}
+
+/// Destination and gateway of a route that [`KernelAction::SetRoute`] could have made, and its protocol.
+fn like_ours(route: &Route) -> Option<(Way, u8)> {
+    let way = (route.destination, route.gateway?);
+    peer_route(route).then_some((way, route.protocol))
 }
 
 /// How many of the first actions are about entries and can go in one sequence of requests. A route is not removed in
@@ -171,13 +201,21 @@ fn sent_together(actions: &[&KernelAction]) -> usize {
         .take_while(|action| {
             sets |= set_route(action).is_some();
             let removes = matches!(action, KernelAction::RemoveRoute { .. });
-            entry_change(action, 0).is_some() && !(sets && removes)
+            entry_change(action, 0, ROUTE_PROTOCOL).is_some() && !(sets && removes)
         })
         .count()
 }
 
+/// Destination and gateway of the route that the action removes.
+fn remove_route(action: &KernelAction) -> Option<Way> {
+    let KernelAction::RemoveRoute { destination, gateway } = action else {
+        return None;
+    };
+    Some((*destination, *gateway))
+}
+
 /// Destination and gateway of the route that the action sets.
-pub(super) fn set_route(action: &KernelAction) -> Option<(IpNet, IpAddr)> {
+pub(super) fn set_route(action: &KernelAction) -> Option<Way> {
     let KernelAction::SetRoute { destination, gateway } = action else {
         return None;
     };

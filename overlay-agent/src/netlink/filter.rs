@@ -1,5 +1,6 @@
 //! Which of the kernel's notifications may concern us. Reads only what it needs: on a busy node most do not.
 
+mod notice;
 #[cfg(test)]
 mod tests;
 
@@ -8,6 +9,9 @@ use std::iter;
 use rtnetlink::packet_core::{NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_REPLACE, NetlinkBuffer};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::RouteHeader;
+
+use self::notice::notice;
+use super::own::Listener;
 
 // Message types and attributes of <linux/rtnetlink.h> and <linux/if_link.h>.
 const RTM_NEWLINK: u16 = 16;
@@ -38,11 +42,12 @@ pub(super) struct Watched {
     pub(super) ifindex: Option<u32>,
 }
 
-/// What is of interest: our device, the underlay device, VXLAN devices that may share our port, default routes.
-#[derive(Clone, Debug)]
+/// What is of interest: our device, the underlay device, VXLAN devices that may share our port, default routes. And of
+/// it, what others do: routes, neighbours and forwarding entries that our own requests change are no news.
 pub(super) struct Filter {
     pub(super) device: Watched,
     pub(super) underlay: Option<Watched>,
+    pub(super) own: Listener,
 }
 
 impl Watched {
@@ -81,7 +86,12 @@ impl Filter {
                 return true;
             };
             concerned |= self
-                .message(buffer.message_type(), buffer.flags(), buffer.payload())
+                .message(
+                    buffer.message_type(),
+                    buffer.flags(),
+                    buffer.port_number(),
+                    buffer.payload(),
+                )
                 .unwrap_or(true);
             let length = usize::try_from(buffer.length())
                 .unwrap_or(usize::MAX)
@@ -92,8 +102,9 @@ impl Filter {
     }
 
     /// `None` if the message cannot be read.
-    fn message(&mut self, kind: u16, flags: u16, payload: &[u8]) -> Option<bool> {
+    fn message(&mut self, kind: u16, flags: u16, port: u32, payload: &[u8]) -> Option<bool> {
         match kind {
+            RTM_NEWROUTE | RTM_DELROUTE | RTM_NEWNEIGH | RTM_DELNEIGH if self.own.is_own(port) => Some(false),
             RTM_NEWLINK | RTM_DELLINK => self.link(payload, kind == RTM_DELLINK),
             RTM_NEWADDR | RTM_DELADDR => {
                 let ifindex = u32_at(payload, IFINDEX)?;
@@ -106,7 +117,14 @@ impl Filter {
                 )
             }
             RTM_NEWROUTE | RTM_DELROUTE => self.route(payload, flags & NLM_F_REPLACE != 0),
-            RTM_NEWNEIGH | RTM_DELNEIGH => Some(self.device.is(u32_at(payload, IFINDEX)?)),
+            RTM_NEWNEIGH | RTM_DELNEIGH => {
+                let ours = self.device.is(u32_at(payload, IFINDEX)?);
+                let expected = || {
+                    let own = port == 0 && ours;
+                    own && notice(kind, payload).is_some_and(|notice| self.own.was_expected(notice))
+                };
+                Some(ours && !expected())
+            }
             _ => Some(false),
         }
     }

@@ -80,13 +80,18 @@ impl Socket {
         .await
     }
 
-    /// Names of all links, as far as they can be read: for messages.
-    pub(super) async fn link_names(&self) -> Result<Vec<String>, RequestError> {
-        self.dump(RouteNetlinkMessage::GetLink(question()), |entry| match entry {
-            Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(Link::from(message).name)),
+    /// Index and name of all links, as far as they can be read, by index.
+    pub(super) async fn link_names_by_index(&self) -> Result<Vec<(u32, String)>, RequestError> {
+        let links = self.dump(RouteNetlinkMessage::GetLink(question()), |entry| match entry {
+            Ok(RouteNetlinkMessage::NewLink(message)) => {
+                let link = Link::from(message);
+                Ok(Some((link.ifindex, link.name)))
+            }
             Ok(_) | Err(_) => Ok(None),
-        })
-        .await
+        });
+        let mut links = links.await?;
+        links.sort();
+        Ok(links)
     }
 }
 

@@ -43,7 +43,10 @@ impl Netlink {
                 return Ok(None);
             };
             match self.socket.contents(link).await {
-                Ok(Some(device)) => return Ok(Some(device)),
+                Ok(Some(device)) => {
+                    self.set_routes_on(device.ifindex, device.routes.len());
+                    return Ok(Some(device));
+                }
                 Ok(None) => {}
                 Err(error) if error.errno() == Some(Errno::ENODEV) => {}
                 Err(error) => return Err(error).with_context(context),

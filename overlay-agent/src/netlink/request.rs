@@ -16,16 +16,37 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::own::{self, Notice};
 use super::route::IPV6_DEFAULT_METRIC;
-use super::socket::Change;
 
-/// The request that carries out the action on the device; `None` if the action is about the device itself.
-pub(super) fn entry_change(action: &KernelAction, ifindex: u32) -> Option<Change> {
+/// A request that changes something.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) message: RouteNetlinkMessage,
+    /// `NLM_F_*` beside `REQUEST` and `ACK`.
+    pub(super) flags: u16,
+    /// The notification that it causes and that does not name its cause.
+    pub(super) notice: Option<Notice>,
+}
+
+impl Change {
+    pub(super) const fn new(message: RouteNetlinkMessage, flags: u16) -> Self {
+        Self {
+            message,
+            flags,
+            notice: None,
+        }
+    }
+}
+
+/// The request that carries out the action on the device; `None` if the action is about the device itself. A route that
+/// is set gets this protocol; one that is removed must have it.
+pub(super) fn entry_change(action: &KernelAction, ifindex: u32, protocol: u8) -> Option<Change> {
     use RouteNetlinkMessage as Message;
     const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
     const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
     const DELETE: u16 = 0;
-    Some(match *action {
+    let (message, flags) = match *action {
         KernelAction::AddAddress(address) => (Message::NewAddress(own_address(address, ifindex)), ADD),
         KernelAction::RemoveAddress(address) => (Message::DelAddress(own_address(address, ifindex)), DELETE),
         KernelAction::SetNeighbour { address, mac } => {
@@ -42,10 +63,13 @@ pub(super) fn entry_change(action: &KernelAction, ifindex: u32) -> Option<Change
         }
         KernelAction::SetRoute { destination, gateway } => {
             // Not replaced: a route of the same destination may be any device's and anybody's.
-            (Message::NewRoute(route(destination, gateway, ifindex)), ADD)
+            (
+                Message::NewRoute(route(destination, gateway, ifindex, protocol)),
+                ADD,
+            )
         }
         KernelAction::RemoveRoute { destination, gateway } => {
-            let mut message = route(destination, gateway, ifindex);
+            let mut message = route(destination, gateway, ifindex, protocol);
             if destination.addr().is_ipv6() {
                 message
                     .attributes
@@ -57,7 +81,31 @@ pub(super) fn entry_change(action: &KernelAction, ifindex: u32) -> Option<Change
         | KernelAction::DeleteDevice { .. }
         | KernelAction::SetDeviceMtu(_)
         | KernelAction::SetDeviceUp => return None,
+    };
+    Some(Change {
+        message,
+        flags,
+        notice: notice(action, ifindex),
     })
+}
+
+/// The notification of the action that does not name its cause.
+const fn notice(action: &KernelAction, ifindex: u32) -> Option<Notice> {
+    let change = match *action {
+        KernelAction::SetFdb { mac, destination } => own::Change::FdbSet { mac, destination },
+        KernelAction::RemoveFdb { mac, destination } => own::Change::FdbRemoved { mac, destination },
+        KernelAction::RemoveNeighbour { address } => own::Change::NeighbourRemoved(address),
+        KernelAction::CreateDevice(_)
+        | KernelAction::DeleteDevice { .. }
+        | KernelAction::SetDeviceMtu(_)
+        | KernelAction::SetDeviceUp
+        | KernelAction::AddAddress(_)
+        | KernelAction::RemoveAddress(_)
+        | KernelAction::SetNeighbour { .. }
+        | KernelAction::SetRoute { .. }
+        | KernelAction::RemoveRoute { .. } => return None,
+    };
+    Some(Notice { ifindex, change })
 }
 
 /// Whether the kernel's refusal says that the action was done before.
@@ -129,13 +177,13 @@ fn fdb(mac: MacAddr, destination: IpAddr, ifindex: u32) -> NeighbourMessage {
     message
 }
 
-fn route(destination: IpNet, gateway: IpAddr, ifindex: u32) -> RouteMessage {
+fn route(destination: IpNet, gateway: IpAddr, ifindex: u32, protocol: u8) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header = RouteHeader {
         address_family: family(gateway),
         destination_prefix_length: destination.prefix_len(),
         table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::Boot,
+        protocol: RouteProtocol::from(protocol),
         scope: RouteScope::Universe,
         kind: RouteType::Unicast,
         flags: RouteFlags::Onlink,

@@ -55,6 +55,37 @@ impl Socket {
             .await;
         or_no_table(routes).map(|routes| routes.into_iter().collect())
     }
+
+    /// The route that the kernel finds for the first address of the subnet, if it is one of table main to exactly this
+    /// destination that leaves by the device; `None` does not say that there is no such route. Costs no more where there
+    /// are many.
+    pub(super) async fn route_found(
+        &self,
+        destination: IpNet,
+        ifindex: u32,
+    ) -> Result<Option<Route>, RequestError> {
+        // With strict checking the header must say nothing but this, and the address must be a whole one.
+        let mut request = RouteMessage::default();
+        request.header.address_family = family(destination);
+        request.header.destination_prefix_length = destination.max_prefix_len();
+        request.header.kind = RouteType::Unspec;
+        request.header.flags = RouteFlags::FibMatch;
+        request.attributes = vec![RouteAttribute::Destination(destination.network().into())];
+        match self.get(RouteNetlinkMessage::GetRoute(request)).await {
+            Ok(RouteNetlinkMessage::NewRoute(message)) => {
+                Ok(read(&message, ifindex).filter(|route| route.destination == destination))
+            }
+            Ok(_) | Err(RequestError::Refused { .. }) => Ok(None),
+            Err(error @ RequestError::Lost(_)) => Err(error),
+        }
+    }
+}
+
+const fn family(destination: IpNet) -> AddressFamily {
+    match destination {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    }
 }
 
 /// A request for the routes of table main.

@@ -7,39 +7,60 @@ use tokio::sync::Mutex;
 
 use super::connection::{Connection, DumpError};
 use super::error::RequestError;
+use super::own::Sender;
+use super::request::Change;
 
-pub(super) use super::connection::{Change, Entry};
+pub(super) use super::connection::Entry;
 
-/// Requests in one datagram. Their acknowledgements (under 1 KiB of socket memory each) must fit the default receive
-/// buffer (208 KiB) together: the kernel drops those that do not.
+/// Requests in one datagram. Their answers, if all of them are refused (under 1 KiB of socket memory each), must fit the
+/// default receive buffer (208 KiB) together: the kernel drops those that do not.
 const BATCH: usize = 128;
 
-/// Attempts at a dump that changes while it is read, or that finds another one of this socket unfinished.
+/// Attempts at a dump that changes while it is read.
 const DUMP_ATTEMPTS: u32 = 10;
 
 /// Pause after the first of them; doubled after each.
 const DUMP_PAUSE: Duration = Duration::from_millis(2);
 
 /// A `NETLINK_ROUTE` socket of the network namespace it was first opened in; opened again when it fails.
-pub(super) struct Socket(Mutex<Option<Connection>>);
+pub(super) struct Socket {
+    connection: Mutex<Option<Connection>>,
+    own: Sender,
+}
 
 impl Socket {
-    /// Opens the socket. Must be called on a tokio runtime.
+    /// Opens the socket.
     pub(super) fn open() -> Result<Self, RequestError> {
-        Ok(Self(Mutex::new(Some(Connection::open()?))))
+        Ok(Self {
+            connection: Mutex::new(Some(Connection::open()?)),
+            own: Sender::default(),
+        })
     }
 
-    /// Sends the changes in order, many to a datagram; one result for each.
-    pub(super) async fn change(&self, changes: Vec<Change>) -> Vec<Result<(), RequestError>> {
+    /// What causes notifications that are not news.
+    pub(super) const fn own(&self) -> &Sender {
+        &self.own
+    }
+
+    /// Sends the changes in order, many to a datagram; one result for each. Gives way to other tasks after each datagram,
+    /// so that the notifications that it caused can be read before there are too many.
+    pub(super) async fn change(&self, changes: &[Change]) -> Vec<Result<(), RequestError>> {
         let mut results = Vec::with_capacity(changes.len());
-        let mut guard = self.0.lock().await;
-        let mut changes = changes.into_iter().peekable();
-        while changes.peek().is_some() {
-            let batch: Vec<_> = changes.by_ref().take(BATCH).collect();
-            let count = batch.len();
+        let mut guard = self.connection.lock().await;
+        for (number, batch) in changes.chunks(BATCH).enumerate() {
+            if number > 0 {
+                tokio::task::yield_now().await;
+            }
             let answers = match usable(&mut guard) {
-                Ok(open) => open.change(batch).await,
-                Err(error) => vec![Err(error); count],
+                Ok(open) => {
+                    let notices = batch.iter().filter_map(|change| change.notice);
+                    self.own.sending(open.port(), notices);
+                    let answers = open.change(batch);
+                    let refused = batch.iter().zip(&answers).filter(|(_, answer)| answer.is_err());
+                    self.own.answered(refused.filter_map(|(change, _)| change.notice));
+                    answers
+                }
+                Err(error) => vec![Err(error); batch.len()],
             };
             let lost = answers.iter().find_map(|answer| match answer {
                 Err(error @ RequestError::Lost(_)) => Some(error.clone()),
@@ -48,7 +69,8 @@ impl Socket {
             results.extend(answers);
             if let Some(error) = lost {
                 close(&mut guard);
-                results.extend(changes.by_ref().map(|_| Err(error.clone())));
+                results.resize(changes.len(), Err(error));
+                break;
             }
         }
         results
@@ -57,7 +79,7 @@ impl Socket {
     /// Sends one change.
     pub(super) async fn change_one(&self, change: Change) -> Result<(), RequestError> {
         let lost = || Err(RequestError::lost("the request was not sent"));
-        self.change(vec![change]).await.pop().unwrap_or_else(lost)
+        self.change(&[change]).await.pop().unwrap_or_else(lost)
     }
 
     /// Asks for one object.
@@ -65,8 +87,8 @@ impl Socket {
         &self,
         request: RouteNetlinkMessage,
     ) -> Result<RouteNetlinkMessage, RequestError> {
-        let mut guard = self.0.lock().await;
-        let answer = usable(&mut guard)?.get(request).await;
+        let mut guard = self.connection.lock().await;
+        let answer = usable(&mut guard)?.get(request);
         if matches!(answer, Err(RequestError::Lost(_))) {
             close(&mut guard);
         }
@@ -81,9 +103,14 @@ impl Socket {
     ) -> Result<Vec<T>, RequestError> {
         let mut pause = DUMP_PAUSE;
         for attempt in 1.. {
-            let mut guard = self.0.lock().await;
-            match usable(&mut guard)?.dump(request.clone(), &read).await {
-                Ok(items) => return Ok(items),
+            let mut guard = self.connection.lock().await;
+            match usable(&mut guard)?.dump(request.clone(), &read) {
+                Ok(items) => {
+                    // A long list takes long, and more than one may be read in a row.
+                    drop(guard);
+                    tokio::task::yield_now().await;
+                    return Ok(items);
+                }
                 Err(DumpError::Transient(_)) if attempt < DUMP_ATTEMPTS => {}
                 Err(DumpError::Transient(error) | DumpError::Final(error)) => {
                     if matches!(error, RequestError::Lost(_)) {
@@ -100,12 +127,8 @@ impl Socket {
     }
 }
 
-/// The open socket; opens a new one if there is none or its task has ended.
+/// The open socket; opens a new one if there is none.
 fn usable(slot: &mut Option<Connection>) -> Result<&mut Connection, RequestError> {
-    if slot.as_ref().is_some_and(Connection::is_closed) {
-        log::warn!("the netlink socket was closed by an error: opening another");
-        *slot = None;
-    }
     match slot {
         Some(open) => Ok(open),
         None => Ok(slot.insert(Connection::open()?)),

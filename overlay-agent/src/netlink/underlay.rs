@@ -6,20 +6,20 @@
 )]
 
 mod choice;
-
-use std::net::IpAddr;
+mod select;
+mod wanted;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use ipnet::IpNet;
-use nix::errno::Errno;
 use overlay_core::model::Underlay;
 use overlay_core::observed::VxlanAttributes;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-pub use self::choice::Place;
-use self::choice::{Candidate, choose, has};
+use self::choice::Candidate;
+pub use self::choice::{Kept, Place};
+pub use self::wanted::{InterfaceChoice, InterfaceRegex};
 use super::Netlink;
 use super::error::RequestError;
 use super::link::Link;
@@ -36,44 +36,43 @@ struct DefaultRoute {
 }
 
 impl Netlink {
-    /// The underlay device: the named one, or that of the IPv4 default route with the lowest metric; and the IPv4
-    /// address that packets leave with: global before link-local, permanent and primary ones first.
+    /// The underlay device: the chosen one, or that of the IPv4 default route with the lowest metric; and the IPv4
+    /// address that packets leave with: the one it was chosen by, or global before link-local, permanent and primary
+    /// ones first.
     ///
     /// # Errors
     ///
-    /// When there is no such device, default route or address, with the interfaces that there are.
-    pub async fn underlay(&self, iface: Option<&str>) -> Result<Underlay> {
-        self.stable_underlay(iface, None).await
+    /// When there is no such device, default route or address, with what was tried and the interfaces that there are.
+    pub async fn underlay(&self, choice: impl Into<InterfaceChoice>) -> Result<Underlay> {
+        self.stable_underlay(&choice.into(), None).await
     }
 
-    /// Like [`Netlink::underlay`], but `kept` is preferred: its device, if none is named, for as long as that has the
-    /// address; and its address, for as long as the device has it. The MTU is what the device has now.
+    /// Like [`Netlink::underlay`], but what is `kept` is preferred: its device and address, for as long as the device has
+    /// the address and the choice admits it (see [`Kept`]); and otherwise its address, if the chosen device has it and
+    /// nothing names another. The MTU is what the device has now.
     ///
     /// # Errors
     ///
     /// Those of [`Netlink::underlay`].
-    pub async fn stable_underlay(&self, iface: Option<&str>, kept: Option<Place>) -> Result<Underlay> {
-        let link = match (iface, kept) {
-            (Some(name), _) => self.named_underlay(name).await?,
-            (None, Some(place)) => match self.kept_underlay(place).await? {
-                Some(link) => link,
-                None => self.default_underlay().await?,
-            },
-            (None, None) => self.default_underlay().await?,
+    pub async fn stable_underlay(&self, choice: &InterfaceChoice, kept: Option<Kept>) -> Result<Underlay> {
+        let stays = match kept {
+            Some(kept) => self.kept_underlay(choice, kept).await?,
+            None => None,
         };
-        let name = &link.name;
+        let (link, address) = match stays {
+            Some(found) => found,
+            None => self.chosen_underlay(choice, kept.map(Kept::place)).await?,
+        };
         if link.mtu == 0 {
-            bail!("cannot determine the MTU of the underlay interface `{name}`");
+            bail!(
+                "cannot determine the MTU of the underlay interface `{}`",
+                link.name
+            );
         }
-        let candidates = self.candidates(link.ifindex).await;
-        let candidates = candidates.with_context(|| format!("reading the addresses of `{name}`"))?;
-        let address = choose(&candidates, kept.map(|place| place.address)).ok_or_else(|| {
-            anyhow!("the underlay interface `{name}` has no usable IPv4 address: give it one, or choose another interface with --iface")
-        })?;
         Ok(Underlay {
             ifindex: link.ifindex,
             mtu: link.mtu,
-            address: IpAddr::V4(address),
+            address,
             name: link.name,
         })
     }
@@ -122,45 +121,9 @@ impl Netlink {
         Ok(addresses.into_iter().collect())
     }
 
-    /// The device of `place`, if it still has the address.
-    async fn kept_underlay(&self, place: Place) -> Result<Option<Link>> {
-        let look = async || -> Result<Option<Link>, RequestError> {
-            let Some(link) = self.socket.link_indexed(place.ifindex).await? else {
-                return Ok(None);
-            };
-            let candidates = self.candidates(place.ifindex).await?;
-            Ok(Some(link).filter(|_| has(&candidates, place.address)))
-        };
-        match look().await {
-            // Deleted meanwhile.
-            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
-            result => result.with_context(|| {
-                format!(
-                    "looking for {} on the interface with index {}",
-                    place.address, place.ifindex
-                )
-            }),
-        }
-    }
-
     async fn candidates(&self, ifindex: u32) -> Result<Vec<Candidate>, RequestError> {
         let messages = self.socket.address_messages(ifindex).await?;
         Ok(messages.iter().filter_map(candidate).collect())
-    }
-
-    async fn named_underlay(&self, name: &str) -> Result<Link> {
-        let link = self
-            .socket
-            .link_named(name)
-            .await
-            .with_context(|| format!("looking up the interface `{name}`"))?;
-        match link {
-            Some(link) => Ok(link),
-            None => Err(anyhow!(
-                "there is no interface `{name}` on this node; it has: {}",
-                self.interfaces().await
-            )),
-        }
     }
 
     async fn default_underlay(&self) -> Result<Link> {
@@ -188,13 +151,13 @@ impl Netlink {
         let Some(route) = routes.into_iter().min_by_key(|route| route.metric) else {
             bail!(
                 "cannot choose the underlay interface: table main has no IPv4 default route. Name it with --iface; there are: {}",
-                self.interfaces().await,
+                self.shown_interfaces().await,
             );
         };
         let Some(ifindex) = route.oif else {
             bail!(
                 "found default route but could not determine interface: it has several next hops. Name it with --iface; there are: {}",
-                self.interfaces().await,
+                self.shown_interfaces().await,
             );
         };
         let link = self
@@ -205,14 +168,6 @@ impl Netlink {
         link.ok_or_else(|| {
             anyhow!("the interface of the default route (index {ifindex}) was deleted meanwhile")
         })
-    }
-
-    /// The interfaces of this node, for messages.
-    async fn interfaces(&self) -> String {
-        match self.socket.link_names().await {
-            Ok(names) => names.join(", "),
-            Err(error) => format!("(the list of interfaces cannot be read: {error})"),
-        }
     }
 }
 

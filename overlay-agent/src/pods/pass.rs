@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use ipnet::Ipv4Net;
-use overlay_core::action::Program;
+use overlay_core::action::{Program, Subject};
 use overlay_core::pods::{
     Limiter, Observed, PodAction, PodLink, PodSettings, diff, host_route_candidates, verdicts,
 };
@@ -222,14 +222,15 @@ impl Pods {
                             "failed: {action}: {error:#}; the pod's packets take the host stack meanwhile, other pods are \
                              not affected; trying again with growing waits (0.1 s to 30 s)"
                         );
-                        self.retries.failed(&action.to_string(), message, Instant::now());
+                        self.retries
+                            .failed(&action.to_string(), Subject::default(), message, Instant::now());
                     }
                     None => {}
                 }
             }
         }
         let planned = actions.iter().map(ToString::to_string).collect();
-        self.retries.keep_only(&planned);
+        self.retries.keep_only(&planned, |_| true);
         failed
     }
 

@@ -52,15 +52,16 @@ pub enum KernelAction {
         /// The underlay address that the entry names.
         destination: IpAddr,
     },
-    /// Create `destination via gateway dev <device> onlink`, table main, protocol boot. Takes the place of ours by
-    /// another gateway ([`crate::ownership::peer_route`]), and fails where anything else stands.
+    /// Create `destination via gateway dev <device> onlink`, table main, of a protocol of ours
+    /// ([`crate::ownership::route_protocol`]). Takes the place of ours by another gateway
+    /// ([`crate::ownership::peer_route`]), and fails where anything else stands.
     SetRoute {
         /// The peer's pod subnet.
         destination: IpNet,
         /// The first address of the subnet: the peer's overlay address.
         gateway: IpAddr,
     },
-    /// Remove exactly this route.
+    /// Remove exactly this route, of whichever protocol of ours.
     RemoveRoute {
         /// Destination prefix.
         destination: IpNet,

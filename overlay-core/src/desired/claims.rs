@@ -9,11 +9,11 @@ use super::{Peer, Problem, Who};
 use crate::model::{FamilyLease, Lease, MacAddr, can_be_vtep};
 
 /// What has been given away so far. Each question costs O(log n).
-pub(super) struct Claims {
+pub(super) struct Claims<'l> {
     /// By first address. Entries never overlap.
-    subnets: BTreeMap<IpAddr, (IpNet, Who)>,
-    macs: BTreeMap<MacAddr, Who>,
-    public_ips: BTreeMap<IpAddr, Who>,
+    subnets: BTreeMap<IpAddr, (IpNet, &'l Lease)>,
+    macs: BTreeMap<MacAddr, &'l Lease>,
+    public_ips: BTreeMap<IpAddr, &'l Lease>,
 }
 
 /// Whether `subnet` is part of the cluster's network.
@@ -24,82 +24,105 @@ pub(super) fn inside(network: Ipv4Net, subnet: IpNet) -> bool {
     }
 }
 
-impl Claims {
+/// What a lease claims of the overlay, if it makes sense by itself, whatever others claim.
+pub(crate) fn claim(lease: &Lease, network: Ipv4Net) -> Result<FamilyLease, Box<Problem>> {
+    let peer = || Who::from(lease);
+    let Some(FamilyLease {
+        subnet,
+        public_ip,
+        vtep_mac,
+    }) = lease.v4
+    else {
+        return Err(Box::new(Problem::NotIpv4 { peer: peer() }));
+    };
+    let subnet = subnet.trunc();
+    if !inside(network, subnet) {
+        return Err(Box::new(Problem::OutsideNetwork {
+            peer: peer(),
+            subnet,
+            network,
+        }));
+    }
+    if !vtep_mac.is_unicast() {
+        return Err(Box::new(Problem::UnusableMac {
+            peer: peer(),
+            mac: vtep_mac,
+        }));
+    }
+    if !can_be_vtep(public_ip) {
+        return Err(Box::new(Problem::UnusablePublicIp {
+            peer: peer(),
+            public_ip,
+        }));
+    }
+    if subnet.contains(&public_ip) {
+        return Err(Box::new(Problem::PublicIpInSubnet {
+            peer: peer(),
+            public_ip,
+            owner: peer(),
+            subnet,
+            holder: peer(),
+        }));
+    }
+    Ok(FamilyLease {
+        subnet,
+        public_ip,
+        vtep_mac,
+    })
+}
+
+impl<'l> Claims<'l> {
     /// This node comes first, whatever the order: it cannot give up what it already uses.
-    pub(super) fn of_own_node(own: &Lease, family: &FamilyLease, underlay: IpAddr) -> Self {
-        let who = Who::from(own);
+    pub(super) fn of_own_node(own: &'l Lease, family: &FamilyLease, underlay: IpAddr) -> Self {
         Self {
-            subnets: BTreeMap::from([(family.subnet.network(), (family.subnet, who.clone()))]),
-            macs: BTreeMap::from([(family.vtep_mac, who.clone())]),
+            subnets: BTreeMap::from([(family.subnet.network(), (family.subnet, own))]),
+            macs: BTreeMap::from([(family.vtep_mac, own)]),
             // Behind address translation the node has two.
-            public_ips: BTreeMap::from([(family.public_ip, who.clone()), (underlay, who)]),
+            public_ips: BTreeMap::from([(family.public_ip, own), (underlay, own)]),
         }
     }
 
     /// Takes a peer in, if it wants nothing that another lease holds. A refused peer claims nothing.
-    pub(super) fn admit(&mut self, lease: &Lease, network: Ipv4Net) -> Result<(IpNet, Peer), Box<Problem>> {
-        let peer = Who::from(lease);
-        let Some(FamilyLease {
+    pub(super) fn admit(
+        &mut self,
+        lease: &'l Lease,
+        network: Ipv4Net,
+    ) -> Result<(IpNet, Peer), Box<Problem>> {
+        let FamilyLease {
             subnet,
             public_ip,
             vtep_mac: mac,
-        }) = lease.v4
-        else {
-            return Err(Box::new(Problem::NotIpv4 { peer }));
-        };
-        let subnet = subnet.trunc();
-        if !inside(network, subnet) {
-            return Err(Box::new(Problem::OutsideNetwork {
-                peer,
-                subnet,
-                network,
-            }));
-        }
-        if !mac.is_unicast() {
-            return Err(Box::new(Problem::UnusableMac { peer, mac }));
-        }
-        if !can_be_vtep(public_ip) {
-            return Err(Box::new(Problem::UnusablePublicIp { peer, public_ip }));
-        }
+        } = claim(lease, network)?;
+        let peer = || Who::from(lease);
         if let Some((held, holder)) = self.overlapping(subnet) {
             return Err(Box::new(Problem::SubnetTaken {
-                peer,
+                peer: peer(),
                 subnet,
-                holder: holder.clone(),
+                holder: Who::from(*holder),
                 held: *held,
             }));
         }
         if let Some(holder) = self.macs.get(&mac) {
             return Err(Box::new(Problem::MacTaken {
-                peer,
+                peer: peer(),
                 mac,
-                holder: holder.clone(),
+                holder: Who::from(*holder),
             }));
         }
         if let Some(holder) = self.public_ips.get(&public_ip) {
             return Err(Box::new(Problem::PublicIpTaken {
-                peer,
+                peer: peer(),
                 public_ip,
-                holder: holder.clone(),
-            }));
-        }
-        if subnet.contains(&public_ip) {
-            return Err(Box::new(Problem::PublicIpInSubnet {
-                peer: peer.clone(),
-                public_ip,
-                owner: peer.clone(),
-                subnet,
-                holder: peer,
+                holder: Who::from(*holder),
             }));
         }
         if let Some((held, holder)) = self.overlapping(IpNet::from(public_ip)) {
-            let (subnet, holder) = (*held, holder.clone());
             return Err(Box::new(Problem::PublicIpInSubnet {
-                peer: peer.clone(),
+                peer: peer(),
                 public_ip,
-                owner: peer,
-                subnet,
-                holder,
+                owner: peer(),
+                subnet: *held,
+                holder: Who::from(*holder),
             }));
         }
         if let Some((address, owner)) = self
@@ -107,18 +130,17 @@ impl Claims {
             .range(subnet.network()..=subnet.broadcast())
             .next()
         {
-            let (public_ip, owner) = (*address, owner.clone());
             return Err(Box::new(Problem::PublicIpInSubnet {
-                peer: peer.clone(),
-                public_ip,
-                owner,
+                peer: peer(),
+                public_ip: *address,
+                owner: Who::from(*owner),
                 subnet,
-                holder: peer,
+                holder: peer(),
             }));
         }
-        self.subnets.insert(subnet.network(), (subnet, peer.clone()));
-        self.macs.insert(mac, peer.clone());
-        self.public_ips.insert(public_ip, peer);
+        self.subnets.insert(subnet.network(), (subnet, lease));
+        self.macs.insert(mac, lease);
+        self.public_ips.insert(public_ip, lease);
         let gateway = subnet.network();
         Ok((
             subnet,
@@ -133,7 +155,7 @@ impl Claims {
 
     /// A claimed subnet that shares an address with `subnet`. Claimed subnets are disjoint, so one that begins at or
     /// before the end of `subnet` and overlaps it can only be the last of these.
-    fn overlapping(&self, subnet: IpNet) -> Option<&(IpNet, Who)> {
+    fn overlapping(&self, subnet: IpNet) -> Option<&(IpNet, &'l Lease)> {
         let (_, last) = self.subnets.range(..=subnet.broadcast()).next_back()?;
         let (held, _) = last;
         (held.contains(&subnet) || subnet.contains(held)).then_some(last)

@@ -146,6 +146,49 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// The lease that is left out because of it, if it is about one.
+    #[must_use]
+    pub const fn peer(&self) -> Option<&Who> {
+        match self {
+            Self::DuplicateNode(_)
+            | Self::OwnPublicIp { .. }
+            | Self::MtuTooLarge { .. }
+            | Self::NotEthernet { .. }
+            | Self::NoFastpath(_)
+            | Self::TooManyPeers { .. } => None,
+            Self::NotIpv4 { peer }
+            | Self::OutsideNetwork { peer, .. }
+            | Self::UnusableMac { peer, .. }
+            | Self::UnusablePublicIp { peer, .. }
+            | Self::SubnetTaken { peer, .. }
+            | Self::MacTaken { peer, .. }
+            | Self::PublicIpTaken { peer, .. }
+            | Self::PublicIpInSubnet { peer, .. } => Some(peer),
+        }
+    }
+
+    /// The other lease in whose favour it is left out, if there is one: without that it would be served, or left out for
+    /// another reason.
+    #[must_use]
+    pub fn rival(&self) -> Option<&Who> {
+        let (Self::SubnetTaken { peer, holder, .. }
+        | Self::MacTaken { peer, holder, .. }
+        | Self::PublicIpTaken { peer, holder, .. }
+        | Self::PublicIpInSubnet { peer, holder, .. }) = self
+        else {
+            return None;
+        };
+        if holder != peer {
+            return Some(holder);
+        }
+        if let Self::PublicIpInSubnet { owner, .. } = self {
+            return Some(owner).filter(|owner| *owner != peer);
+        }
+        None
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

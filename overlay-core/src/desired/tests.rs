@@ -35,6 +35,7 @@ fn settings() -> Settings {
         max_peers: 1000,
         fastpath: true,
         flows: FlowSettings::default(),
+        public_ip: None,
     }
 }
 

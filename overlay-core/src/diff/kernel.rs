@@ -8,7 +8,7 @@ use crate::desired::{Desired, Peer};
 use crate::model::MacAddr;
 use crate::observed::{Device, FdbEntry, Neighbour, Route};
 use crate::order::{Ordered, Phase};
-use crate::ownership::{self, ROUTE_PROTOCOL};
+use crate::ownership;
 
 /// Why something of ours is removed.
 const UNNAMED: &str = "no lease names it";
@@ -119,15 +119,7 @@ fn neighbours(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
 fn routes(desired: &Desired, kept: Option<&Device>, steps: &mut Ordered) {
     let found = contents(kept, |device| &device.routes);
     for (subnet, peer) in &desired.peers {
-        let route = Route {
-            destination: *subnet,
-            gateway: Some(peer.gateway),
-            onlink: true,
-            protocol: ROUTE_PROTOCOL,
-            metric: 0,
-            plain: true,
-        };
-        if !found.is_some_and(|found| found.contains(&route)) {
+        if !found.is_some_and(|found| ownership::has_peer_route(found, *subnet, peer.gateway)) {
             let action = KernelAction::SetRoute {
                 destination: *subnet,
                 gateway: peer.gateway,

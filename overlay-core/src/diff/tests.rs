@@ -67,6 +67,7 @@ fn desired_for(leases: Vec<Lease>, backend: VxlanConf, dataplane: Dataplane) -> 
             max_peers: 16_384,
             fastpath: true,
             flows: FlowSettings::default(),
+            public_ip: None,
         },
     )
     .unwrap()

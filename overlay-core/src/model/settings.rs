@@ -36,6 +36,8 @@ pub struct Settings {
     pub fastpath: bool,
     /// How the fast path works.
     pub flows: FlowSettings,
+    /// The address that the operator wants advertised instead of the underlay device's, as behind address translation.
+    pub public_ip: Option<IpAddr>,
 }
 
 /// How the fast path works.

@@ -78,6 +78,62 @@ fn flannels_own_route_is_ours() {
 }
 
 #[test]
+fn a_route_of_the_reserved_protocols_is_ours() {
+    for protocol in SPREAD_PROTOCOLS {
+        let spread = Route {
+            protocol,
+            ..flannel_route()
+        };
+        assert!(route(network(), &spread) && peer_route(&spread), "{protocol}");
+    }
+    for protocol in [0, 2, 4, 186, 196, 199, 248, 255] {
+        let foreign = Route {
+            protocol,
+            ..flannel_route()
+        };
+        assert!(!route(network(), &foreign) && !peer_route(&foreign), "{protocol}");
+    }
+}
+
+#[test]
+fn a_peer_s_route_is_found_by_either_protocol_and_not_among_others() {
+    let ours = flannel_route();
+    let found = |route: Route| {
+        let neighbours = ["10.244.0.0/24", "10.244.2.0/24"].map(|destination| Route {
+            destination: destination.parse().unwrap(),
+            ..flannel_route()
+        });
+        let routes = neighbours.into_iter().chain([route]).collect();
+        has_peer_route(&routes, ours.destination, "10.244.1.0".parse().unwrap())
+    };
+    assert!(found(ours.clone()));
+    assert!(found(Route {
+        protocol: 233,
+        ..ours.clone()
+    }));
+    for other in [
+        Route {
+            protocol: 4,
+            ..ours.clone()
+        },
+        Route {
+            metric: 7,
+            ..ours.clone()
+        },
+        Route {
+            gateway: Some("10.244.1.1".parse().unwrap()),
+            ..ours.clone()
+        },
+        Route {
+            destination: "10.244.1.0/25".parse().unwrap(),
+            ..ours.clone()
+        },
+    ] {
+        assert!(!found(other.clone()), "{other:?}");
+    }
+}
+
+#[test]
 fn a_route_that_differs_in_anything_is_foreign() {
     let other: [fn(&mut Route); 8] = [
         |r| r.gateway = None,

@@ -40,7 +40,7 @@ pub(super) struct Foreign {
 }
 
 prop_compose! {
-    fn family()(subnet in 0u8..12, wide in prop::bool::weighted(0.1), ip in 0u8..10, mac in 0u8..10) -> FamilyLease {
+    pub(super) fn family()(subnet in 0u8..12, wide in prop::bool::weighted(0.1), ip in 0u8..10, mac in 0u8..10) -> FamilyLease {
         let bits = if wide { 23 } else { 24 };
         FamilyLease {
             subnet: IpNet::V4(Ipv4Net::new(Ipv4Addr::new(10, 244, subnet, 0), bits).unwrap().trunc()),
@@ -72,7 +72,7 @@ fn leases() -> impl Strategy<Value = (Vec<Lease>, Vec<Lease>)> {
     })
 }
 
-fn with_own(families: Vec<Option<FamilyLease>>) -> Vec<Lease> {
+pub(super) fn with_own(families: Vec<Option<FamilyLease>>) -> Vec<Lease> {
     let own = FamilyLease {
         subnet: "10.244.200.0/24".parse().unwrap(),
         public_ip: IpAddr::from([192, 168, 0, 1]),
@@ -90,7 +90,7 @@ fn with_own(families: Vec<Option<FamilyLease>>) -> Vec<Lease> {
 }
 
 prop_compose! {
-    fn settings()(
+    pub(super) fn settings()(
         ebpf in prop::bool::weighted(0.8),
         port in prop::option::weighted(0.2, Just(4789)),
         mtu in prop::option::weighted(0.2, Just(1400)),
@@ -106,13 +106,13 @@ prop_compose! {
             dataplane: if ebpf { Dataplane::Ebpf } else { Dataplane::Kernel },
             log_level,
             max_peers,
- fastpath: true, flows: FlowSettings::default(),
+ fastpath: true, flows: FlowSettings::default(), public_ip: None,
         }
     }
 }
 
 prop_compose! {
-    fn facts()(address in prop::sample::select(vec![1u8, 1, 1, 1, 2])) -> NodeFacts {
+    pub(super) fn facts()(address in prop::sample::select(vec![1u8, 1, 1, 1, 2])) -> NodeFacts {
         NodeFacts {
             underlay: Underlay {
                 name: UNDERLAY.into(),
@@ -157,7 +157,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn foreign()(present: [bool; 10]) -> Foreign {
+    pub(super) fn foreign()(present: [bool; 10]) -> Foreign {
         let pick = |index: usize| present[index];
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -387,11 +387,12 @@ fn tamper(kernel: &mut ModelKernel, event: &Tampering) {
                     mac: Some(mac),
                     permanent: true,
                 });
+                // One of many of its kind.
                 device.routes.insert(Route {
                     destination: "10.244.88.0/24".parse().unwrap(),
                     gateway: Some(gateway),
                     onlink: true,
-                    protocol: 3,
+                    protocol: 217,
                     metric: 0,
                     plain: true,
                 });

@@ -9,6 +9,7 @@ use overlay_common::config::ABI_VERSION;
 use crate::action::{Action, DataplaneAction, Hook};
 use crate::model::MacAddr;
 use crate::observed::{Device, Observed, Route};
+use crate::ownership::is_own_protocol;
 
 /// Where the fast path and the kernel disagree.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -113,7 +114,7 @@ fn dead_routes(device: &Device) -> BTreeSet<IpNet> {
         network.contains(&route.destination)
             && route.onlink
             && route.metric == 0
-            && route.protocol == 3
+            && is_own_protocol(route.protocol)
             && route.gateway == Some(route.destination.network())
     });
     let leads_nowhere = |route: &&Route| {

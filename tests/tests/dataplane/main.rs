@@ -15,6 +15,8 @@ mod hooks;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod pins;
 #[cfg(test)]
 mod sandbox;

@@ -203,7 +203,7 @@ fn assert_refused(output: &Output, code: i32, parts: &[&str]) {
     let errors = output
         .stderr
         .lines()
-        .filter(|line| line.contains("error"))
+        .filter(|line| line.contains("error") && !line.contains(" info "))
         .count();
     assert_eq!(errors, 1, "{}", output.stderr);
 }

@@ -35,7 +35,7 @@ fn across(testbed: &Testbed, agent: Agent, end: impl FnOnce(Agent)) -> Agent {
         " warn ",
         " error ",
         "dataplane load",
-        "attach",
+        "attach ",
     ] {
         assert!(!log.contains(word), "{word}: {log}");
     }

@@ -18,7 +18,13 @@ mod foreign;
 #[cfg(test)]
 mod in_the_way;
 #[cfg(test)]
+mod interface_choice;
+#[cfg(test)]
 mod namespace;
+#[cfg(test)]
+mod own_changes;
+#[cfg(test)]
+mod protocols;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]

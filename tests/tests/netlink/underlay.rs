@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use overlay_agent::netlink::{Netlink, Place};
+use overlay_agent::netlink::{InterfaceChoice, Kept, Netlink, Place};
 
 use crate::namespace::{DEVICE, LOCAL, in_empty_namespace, in_namespace, ip, set_up};
 
@@ -149,7 +149,9 @@ fn the_smallest_mtu_among_the_routes_of_any_table() {
 }
 
 async fn kept(netlink: &Netlink, iface: Option<&str>, place: Place) -> (String, String) {
-    let underlay = netlink.stable_underlay(iface, Some(place)).await;
+    let underlay = netlink
+        .stable_underlay(&iface.into(), Some(Kept::Found(place)))
+        .await;
     let underlay = underlay.expect("an underlay");
     (underlay.name, underlay.address.to_string())
 }
@@ -160,7 +162,7 @@ fn what_is_in_use_is_kept_for_as_long_as_it_is_there() {
         ip("route add default via 192.168.0.254 metric 100");
         assert_eq!(netlink.place_of(DEVICE).await.unwrap(), None);
         assert_eq!(netlink.place_of("e0").await.unwrap(), None, "not a VXLAN device");
-        let underlay = netlink.underlay(None).await.unwrap();
+        let underlay = netlink.underlay(None::<&str>).await.unwrap();
         let place = Place {
             ifindex: underlay.ifindex,
             address: underlay.address,
@@ -177,7 +179,11 @@ fn what_is_in_use_is_kept_for_as_long_as_it_is_there() {
         assert_eq!(chosen(&netlink, Some("e0")).await, pair("e0", "172.17.0.1"));
         assert_eq!(kept(&netlink, None, place).await, pair("e0", "192.168.0.1"));
         assert_eq!(kept(&netlink, Some("e0"), place).await, pair("e0", "192.168.0.1"));
-        let mtu = netlink.stable_underlay(None, Some(place)).await.unwrap().mtu;
+        let mtu = netlink
+            .stable_underlay(&InterfaceChoice::default(), Some(Kept::Chosen(place)))
+            .await
+            .unwrap()
+            .mtu;
         assert_eq!(mtu, 1400, "always what the device has now");
         // The operator's word counts more.
         assert_eq!(kept(&netlink, Some("e1"), place).await, pair("e1", "172.16.0.1"));

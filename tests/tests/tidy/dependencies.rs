@@ -5,10 +5,12 @@ use std::process::Command;
 use crate::checkout::{files, none, output, root};
 
 /// Crates that do I/O: with one of them in its tree the core would no longer be a pure function.
-const IMPURE: [&str; 7] = [
+const IMPURE: [&str; 9] = [
     "tokio",
     "aya",
+    "hyper",
     "kube",
+    "rustls",
     "netlink-sys",
     "netlink-packet-core",
     "netlink-packet-route",

@@ -23,6 +23,12 @@ fn crate_roots_forbid_unsafe_code() {
 /// Libraries, programs, test suites and build scripts are each a crate of their own.
 fn is_root(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
+    let source = parts.iter().position(|part| *part == "src");
+    let below = source.map_or(&[][..], |src| parts.get(src + 1..).unwrap_or_default());
+    if below.len() > 1 && below.first() != Some(&"bin") {
+        // A module, whatever its name.
+        return false;
+    }
     match parts.as_slice() {
         [.., "src", "lib.rs" | "main.rs"] => true,
         [.., folder, "build.rs"] => *folder != "src",
@@ -47,7 +53,13 @@ fn roots_are_recognised() {
     ] {
         assert!(is_root(root), "{root}");
     }
-    for module in ["a/src/b.rs", "a/tests/c/d.rs", "a/src/b/c.rs"] {
+    for module in [
+        "a/src/b.rs",
+        "a/tests/c/d.rs",
+        "a/src/b/c.rs",
+        "a/src/b/c/tests/d.rs",
+        "a/src/b/build.rs",
+    ] {
         assert!(!is_root(module), "{module}");
     }
 }

@@ -1,4 +1,7 @@
-use super::{Filter, RTM_DELLINK, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, Watched};
+use overlay_core::model::MacAddr;
+
+use super::{Filter, RTM_DELLINK, RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, Watched};
+use crate::netlink::own::{Change, Notice, Sender};
 
 fn filter() -> Filter {
     let watched = |name: &str, ifindex| Watched {
@@ -8,6 +11,7 @@ fn filter() -> Filter {
     Filter {
         device: watched("flannel.1", 7),
         underlay: Some(watched("eth0", 2)),
+        own: Sender::default().listener(),
     }
 }
 
@@ -115,4 +119,85 @@ fn truncated_and_damaged_datagrams_are_survived() {
             }
         }
     }
+}
+
+/// A notification about a forwarding entry of device 7: MAC, destination, more attributes; `nlmsg_pid`.
+fn forwarding(kind: u16, flags: u8, destination: [u8; 4], more: &[u8], port: u32) -> Vec<u8> {
+    let mut payload = [
+        &[7, 0, 0, 0],
+        7_u32.to_ne_bytes().as_slice(),
+        &0x80_u16.to_ne_bytes(),
+        &[flags, 0],
+    ]
+    .concat();
+    payload.extend(attribute(2, &[2, 0, 0, 0, 0, 5]));
+    payload.extend(attribute(1, &destination));
+    payload.extend(attribute(3, &[0; 16]));
+    payload.extend(more);
+    let mut bytes = datagram(kind, &payload);
+    bytes
+        .get_mut(12..16)
+        .unwrap()
+        .copy_from_slice(&port.to_ne_bytes());
+    bytes
+}
+
+#[test]
+fn what_was_noted_is_no_news_once_and_nothing_like_it_is() {
+    const SELF: u8 = 2;
+    let own = [192, 168, 0, 5];
+    let sender = Sender::default();
+    let mut filter = Filter {
+        own: sender.listener(),
+        ..filter()
+    };
+    let noted = Notice {
+        ifindex: 7,
+        change: Change::FdbSet {
+            mac: MacAddr::new([2, 0, 0, 0, 0, 5]),
+            destination: own.into(),
+        },
+    };
+    sender.sending(77, [noted].into_iter());
+    let vni = attribute(7, &1_u32.to_ne_bytes());
+    for (what, other) in [
+        ("removed", forwarding(RTM_DELNEIGH, SELF, own, &[], 0)),
+        (
+            "elsewhere",
+            forwarding(RTM_NEWNEIGH, SELF, [192, 168, 0, 6], &[], 0),
+        ),
+        ("with a VNI", forwarding(RTM_NEWNEIGH, SELF, own, &vni, 0)),
+        ("learned", forwarding(RTM_NEWNEIGH, SELF | 0x10, own, &[], 0)),
+        (
+            "by a request of somebody else",
+            forwarding(RTM_NEWNEIGH, SELF, own, &[], 78),
+        ),
+    ] {
+        assert!(filter.concerns(&other), "{what}");
+    }
+    let ours = forwarding(RTM_NEWNEIGH, SELF, own, &[], 0);
+    assert!(!filter.concerns(&ours));
+    assert!(filter.concerns(&ours), "a second one");
+}
+
+#[test]
+fn what_names_our_port_is_no_news_but_links_are_followed() {
+    let sender = Sender::default();
+    let mut filter = Filter {
+        own: sender.listener(),
+        ..filter()
+    };
+    sender.sending(77, [].into_iter());
+    let by = |port: u32, mut bytes: Vec<u8>| {
+        bytes
+            .get_mut(12..16)
+            .unwrap()
+            .copy_from_slice(&port.to_ne_bytes());
+        bytes
+    };
+    assert!(!filter.concerns(&by(77, neighbour(7))));
+    assert!(filter.concerns(&by(78, neighbour(7))));
+    assert!(filter.concerns(&by(0, neighbour(7))));
+    assert!(filter.concerns(&by(77, link(RTM_DELLINK, 0, 7, "flannel.1"))));
+    assert!(!filter.concerns(&by(78, neighbour(7))), "it is gone");
 }

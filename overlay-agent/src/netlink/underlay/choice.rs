@@ -11,6 +11,25 @@ pub struct Place {
     pub address: IpAddr,
 }
 
+/// Where the overlay is already, and who put it there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// This process did: kept for as long as the device has the address.
+    Chosen(Place),
+    /// An earlier one did, perhaps with other flags: kept only where the flags could have meant it.
+    Found(Place),
+}
+
+impl Kept {
+    /// The place itself.
+    #[must_use]
+    pub const fn place(self) -> Place {
+        match self {
+            Self::Chosen(place) | Self::Found(place) => place,
+        }
+    }
+}
+
 /// An IPv4 address of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Candidate {
@@ -21,18 +40,22 @@ pub(super) struct Candidate {
     pub(super) secondary: bool,
 }
 
-/// The address that is kept, if the device still has it; otherwise the one that flannel would take: no deprecated one;
-/// link-local ones last, then those that expire, then secondary ones; otherwise the kernel's order.
+/// The address that is kept, if the device still has it; otherwise the best of those that are [`preferred`].
 pub(super) fn choose(candidates: &[Candidate], kept: Option<IpAddr>) -> Option<Ipv4Addr> {
-    let mut usable: Vec<_> = candidates.iter().filter(|c| is_usable(c.address)).collect();
-    if let Some(kept) = usable.iter().find(|c| Some(IpAddr::V4(c.address)) == kept) {
-        return Some(kept.address);
+    let is_kept = |c: &&Candidate| is_usable(c.address) && Some(IpAddr::V4(c.address)) == kept;
+    match candidates.iter().find(is_kept) {
+        Some(kept) => Some(kept.address),
+        None => preferred(candidates).into_iter().next(),
     }
-    usable.retain(|c| !c.deprecated);
-    usable
-        .into_iter()
-        .min_by_key(|c| (c.address.is_link_local(), c.expires, c.secondary))
-        .map(|c| c.address)
+}
+
+/// The addresses that flannel would take, best first: no deprecated one; link-local ones last, then those that expire, then
+/// secondary ones; otherwise the kernel's order.
+pub(super) fn preferred(candidates: &[Candidate]) -> Vec<Ipv4Addr> {
+    let fits = |c: &&Candidate| is_usable(c.address) && !c.deprecated;
+    let mut usable: Vec<_> = candidates.iter().filter(fits).collect();
+    usable.sort_by_key(|c| (c.address.is_link_local(), c.expires, c.secondary));
+    usable.into_iter().map(|c| c.address).collect()
 }
 
 /// Whether the device has the address.
@@ -40,7 +63,7 @@ pub(super) fn has(candidates: &[Candidate], address: IpAddr) -> bool {
     choose(candidates, Some(address)).map(IpAddr::V4) == Some(address)
 }
 
-const fn is_usable(address: Ipv4Addr) -> bool {
+pub(super) const fn is_usable(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
 }
 

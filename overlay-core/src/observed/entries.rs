@@ -1,4 +1,4 @@
-//! Neighbours, forwarding entries and routes of the modelled device.
+//! What setting and removing does to the device's neighbours, forwarding entries and routes.
 
 use std::net::IpAddr;
 
@@ -26,27 +26,33 @@ pub(super) fn remove_fdb(device: &mut Device, mac: MacAddr, destination: IpAddr)
     }
 }
 
-pub(super) fn set_route(device: &mut Device, destination: IpNet, gateway: IpAddr) -> Result<(), String> {
-    if !device.up {
-        return Err("ENETDOWN".into());
-    }
-    // `NLM_F_EXCL`: destination and metric are the key. The executor takes ours by another gateway away.
-    let (ours, others): (Vec<_>, Vec<_>) = routes_to(device, destination)
-        .into_iter()
-        .filter(|route| route.metric == 0)
-        .partition(ownership::peer_route);
-    if !others.is_empty() {
-        return Err("EEXIST".into());
-    }
+/// `NLM_F_EXCL`: destination and metric are the key. The executor takes ours by another gateway away, and fails where
+/// somebody else's stands ([`foreign_route`]).
+pub(super) fn set_route(device: &mut Device, destination: IpNet, gateway: IpAddr) {
+    let ours: Vec<_> = routes_to(device, destination)
+        .filter(|route| route.metric == 0 && ownership::peer_route(route))
+        .cloned()
+        .collect();
     for route in ours {
         device.routes.remove(&route);
     }
     device.routes.insert(flannel_route(destination, gateway));
-    Ok(())
+}
+
+/// Whether somebody else's route keeps a peer's from being set.
+#[cfg(any(test, feature = "model-kernel"))]
+pub(crate) fn foreign_route(device: &Device, destination: IpNet) -> bool {
+    routes_to(device, destination).any(|route| route.metric == 0 && !ownership::peer_route(route))
 }
 
 pub(super) fn remove_route(device: &mut Device, destination: IpNet, gateway: IpAddr) {
-    device.routes.remove(&flannel_route(destination, gateway));
+    let ours: Vec<_> = routes_to(device, destination)
+        .filter(|route| route.gateway == Some(gateway) && ownership::peer_route(route))
+        .cloned()
+        .collect();
+    for route in ours {
+        device.routes.remove(&route);
+    }
 }
 
 fn flannel_route(destination: IpNet, gateway: IpAddr) -> Route {
@@ -60,7 +66,7 @@ fn flannel_route(destination: IpNet, gateway: IpAddr) -> Route {
     }
 }
 
-fn routes_to(device: &Device, destination: IpNet) -> Vec<Route> {
+pub(super) fn routes_to(device: &Device, destination: IpNet) -> impl Iterator<Item = &Route> {
     let least = Route {
         destination,
         gateway: None,
@@ -72,26 +78,24 @@ fn routes_to(device: &Device, destination: IpNet) -> Vec<Route> {
     device
         .routes
         .range(least..)
-        .take_while(|route| route.destination == destination)
-        .cloned()
-        .collect()
+        .take_while(move |route| route.destination == destination)
 }
 
 pub(super) fn remove_neighbour(device: &mut Device, address: IpAddr) {
+    if let Some(found) = neighbour(device, address).cloned() {
+        device.neighbours.remove(&found);
+    }
+}
+
+/// The device has one entry for each address.
+pub(super) fn neighbour(device: &Device, address: IpAddr) -> Option<&Neighbour> {
     let least = Neighbour {
         address,
         mac: None,
         permanent: false,
     };
-    let found = device
-        .neighbours
-        .range(least..)
-        .next()
-        .filter(|neighbour| neighbour.address == address)
-        .cloned();
-    if let Some(found) = found {
-        device.neighbours.remove(&found);
-    }
+    let first = device.neighbours.range(least..).next();
+    first.filter(|neighbour| neighbour.address == address)
 }
 
 fn fdb_entry(mac: MacAddr, destination: IpAddr) -> FdbEntry {
@@ -106,18 +110,7 @@ fn fdb_entry(mac: MacAddr, destination: IpAddr) -> FdbEntry {
 /// `NLM_F_REPLACE` on a unicast entry: one of the MAC's destinations is replaced, the others stay. The state (permanent
 /// or not) is the MAC's, so it changes for all (`vxlan_fdb_update_existing`).
 pub(super) fn set_fdb(device: &mut Device, mac: MacAddr, destination: IpAddr) {
-    let least = FdbEntry {
-        mac,
-        destination: None,
-        permanent: false,
-        plain: false,
-    };
-    let of_mac: Vec<_> = device
-        .fdb
-        .range(least..)
-        .take_while(|entry| entry.mac == mac)
-        .cloned()
-        .collect();
+    let of_mac: Vec<_> = destinations(device, mac).cloned().collect();
     let mut replaced = of_mac
         .iter()
         .any(|entry| entry.plain && entry.destination == Some(destination));
@@ -133,4 +126,17 @@ pub(super) fn set_fdb(device: &mut Device, mac: MacAddr, destination: IpAddr) {
         }
     }
     device.fdb.insert(fdb_entry(mac, destination));
+}
+
+pub(super) fn destinations(device: &Device, mac: MacAddr) -> impl Iterator<Item = &FdbEntry> {
+    let least = FdbEntry {
+        mac,
+        destination: None,
+        permanent: false,
+        plain: false,
+    };
+    device
+        .fdb
+        .range(least..)
+        .take_while(move |entry| entry.mac == mac)
 }
