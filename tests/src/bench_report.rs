@@ -6,9 +6,9 @@
 mod bars;
 pub(crate) mod floors;
 mod flows;
-mod number;
-mod page;
-mod palette;
+pub(crate) mod number;
+pub(crate) mod page;
+pub(crate) mod palette;
 mod ratios;
 mod sections;
 mod tables;

@@ -23,12 +23,15 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod api_server;
 pub mod bench;
 pub mod bench_report;
 pub mod capture;
+pub mod control_plane_bench;
 pub mod demo;
 pub mod detached;
 pub mod exec;
+pub mod flannel_node;
 mod flow_payload;
 pub mod flow_tcp;
 pub mod flow_udp;
@@ -48,7 +51,9 @@ pub mod underlay;
 pub mod wait;
 
 pub use agent::{Agent, AgentOptions};
+pub use api_server::{ApiServer, ApiServerOptions};
 pub use capture::Capture;
+pub use flannel_node::FlannelNode;
 pub use footprint::Footprint;
 pub use leases::{Lease, Leases};
 pub use node::Node;

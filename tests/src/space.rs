@@ -189,7 +189,8 @@ impl Space {
         })
     }
 
-    fn join_namespace(&self) -> Result<()> {
+    /// Moves the calling thread into the network namespace, for good.
+    pub(crate) fn join_namespace(&self) -> Result<()> {
         setns(&self.inner.netns, CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("cannot enter the network namespace of {}", self.label()))
     }

@@ -1,6 +1,7 @@
 //! The testbed as a whole.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process;
 use std::thread;
@@ -21,6 +22,19 @@ use crate::underlay::{Fabric, Offloads, Underlay};
 
 /// The highest number a node can have: it is a byte of its addresses, and .254 is the router.
 const MAX_NODES: u8 = 250;
+
+/// Number of a guest on the underlay, beyond those of nodes.
+const GUEST: u8 = 251;
+
+/// A machine on the underlay that is no node. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) holder: Holder,
+    /// Address on the underlay.
+    pub(crate) address: Ipv4Addr,
+    /// Its port in the fabric's namespace.
+    pub(crate) port: String,
+}
 
 /// What a testbed shall look like.
 #[derive(Clone, Copy, Debug)]
@@ -221,6 +235,20 @@ impl Testbed {
         )?;
         self.holders.insert(index, holder);
         Ok(self.nodes.entry(index).or_insert(node))
+    }
+
+    /// Adds a machine that is no node: namespaces with an address on the (first) segment, and nothing else.
+    pub(crate) fn add_guest(&self, name: &str) -> Result<Guest> {
+        let fabric = self.fabric.as_ref().context("the testbed was detached")?;
+        // Without the namespace of a switch there is no place for it.
+        fabric.space()?;
+        let holder = Holder::spawn(name, &self.run)?;
+        fabric.attach(GUEST, &holder, None)?;
+        Ok(Guest {
+            holder,
+            address: fabric.address(GUEST),
+            port: Fabric::port(GUEST),
+        })
     }
 
     /// Ends a node as a power cut would.

@@ -135,6 +135,11 @@ impl Fabric {
         Ipv4Addr::new(192, 168, self.segment(index), index)
     }
 
+    /// Name of the port of node `index` in the underlay's namespace.
+    pub(crate) fn port(index: u8) -> String {
+        format!("n{index}")
+    }
+
     /// Gives `node` its underlay device. `first` is node 1, for the direct underlay.
     pub(crate) fn attach(&self, index: u8, node: &Holder, first: Option<&Holder>) -> Result<()> {
         let space = node.wiring()?;
@@ -142,7 +147,7 @@ impl Fabric {
         let pid = node.identity().pid;
         match (&self.holder, index) {
             (Some(fabric), _) => {
-                let port = format!("n{index}");
+                let port = Self::port(index);
                 let wiring = fabric.wiring()?;
                 wiring.ip_batch(
                     &[],

@@ -1,4 +1,7 @@
-//! `cargo xtask bench`: the overlay compared with bare nodes, routing, and the kernel's vxlan device.
+//! `cargo xtask bench`: the overlay compared with bare nodes, routing, and the kernel's vxlan device; and
+//! `cargo xtask bench control-plane`.
+
+mod control_plane;
 
 use std::{
     fs,
@@ -20,7 +23,23 @@ use crate::{
 const RESULTS: &str = "target/bench/bench.json";
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    packets: PacketArgs,
+}
+
+/// Benchmarks of something else than packets.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// Measures how fast one agent follows a real API server with thousands of nodes, and what that costs (needs root)
+    ControlPlane(control_plane::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct PacketArgs {
     /// Short slices, few rounds, two numbers of flows: a look in less than three minutes
     #[arg(long)]
     quick: bool,
@@ -46,25 +65,39 @@ pub(crate) struct Args {
 /// # Errors
 /// When the user is not root, the machine lacks a tool, or a build fails; the benchmark's own result is its exit code.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if let Some(Other::ControlPlane(args)) = &args.other {
+        return control_plane::run(args);
+    }
+    let args = &args.packets;
     host::require_root("the benchmark's nodes", "bench")?;
     setup::ensure(&[Need::Build, Need::Run])?;
-    let json = match &args.json {
+    become_benchmark(command(args, &results(args.json.as_deref(), RESULTS)?))
+}
+
+/// Where the results go: an absolute path in a folder that exists; `otherwise`, below the checkout, unless told.
+fn results(told: Option<&Path>, otherwise: &str) -> Result<PathBuf> {
+    let json = match told {
         Some(path) => {
             std::path::absolute(path).with_context(|| format!("{} is no usable path", path.display()))?
         }
-        None => host::workspace_root().join(RESULTS),
+        None => host::workspace_root().join(otherwise),
     };
     if let Some(folder) = json.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let mut bench = command(args, &json);
+    Ok(json)
+}
+
+/// Runs `bench` with the agent as it is released.
+fn become_benchmark(mut bench: Command) -> Result<()> {
     bench.env(AGENT_VARIABLE, build::agent(Profile::Release)?);
     // In its place and not below it, so that Ctrl-C reaches the benchmark; its nodes end with it.
     let error = bench.exec();
     Err(error).context("cannot start the benchmark")
 }
 
-fn command(args: &Args, json: &Path) -> Command {
+/// The benchmark `binary`, writing its results to `json` and its report beside them.
+fn benchmark(binary: &str, json: &Path) -> Command {
     let mut bench = host::cargo([
         "run",
         "--quiet",
@@ -72,12 +105,17 @@ fn command(args: &Args, json: &Path) -> Command {
         "--package",
         "overlay-testbed",
         "--bin",
-        "bench",
+        binary,
         "--",
         "--json",
     ]);
     bench.arg(json);
     bench.arg("--report").arg(json.with_extension("html"));
+    bench
+}
+
+fn command(args: &PacketArgs, json: &Path) -> Command {
+    let mut bench = benchmark("bench", json);
     for (flag, given) in [("--quick", args.quick), ("--check", args.check)] {
         if given {
             bench.arg(flag);
@@ -96,11 +134,33 @@ fn command(args: &Args, json: &Path) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn what_is_measured_is_told_by_a_word() {
+        let parse = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.args);
+        let packets = parse("bench --quick --rounds 2").unwrap();
+        assert!(packets.other.is_none() && packets.packets.quick && packets.packets.rounds == Some(2));
+        let other = parse("bench control-plane --quick --nodes 100,200")
+            .unwrap()
+            .other;
+        assert!(matches!(other, Some(Other::ControlPlane(_))));
+        // Options of the one are none of the other.
+        assert!(parse("bench --quick control-plane").is_err());
+        assert!(parse("bench control-plane --rounds 2").is_err());
+    }
 
     #[test]
     fn the_benchmark_gets_its_arguments() {
-        let args = Args {
+        let args = PacketArgs {
             quick: true,
             json: None,
             workloads: Some("tcp_rr,udp_64".to_owned()),

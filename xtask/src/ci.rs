@@ -30,7 +30,7 @@ pub(crate) fn run() -> ExitCode {
 fn steps() -> Tally {
     let ready = step("setup", || {
         host::require_root("the suites and the demo", "ci")?;
-        setup::ensure(&[Need::Build, Need::Lint, Need::Run])?;
+        setup::ensure(&[Need::Build, Need::Lint, Need::Run, Need::Api])?;
         Ok(Tally { passed: 1, failed: 0 })
     });
     if ready.failed > 0 {

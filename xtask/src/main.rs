@@ -34,7 +34,8 @@ enum Verb {
     Build(build::Args),
     /// Starts a small overlay in network namespaces, proves that it carries traffic, and cleans up (needs root)
     Demo(demo::Args),
-    /// Compares the overlay with bare nodes, plain routing and the kernel's vxlan device, in namespaces (needs root)
+    /// Compares the overlay with bare nodes, plain routing and the kernel's vxlan device, in namespaces; with
+    /// `control-plane`: follows thousands of nodes of a real API server (needs root)
     Bench(bench::Args),
     /// Runs the test suites: all of them, or those that are named (most need root)
     Test(test::Args),

@@ -5,6 +5,7 @@
 mod bpf_linker;
 mod components;
 mod debian_mirror;
+mod kube_apiserver;
 mod packages;
 mod rust_src;
 
@@ -23,7 +24,11 @@ pub(crate) enum Need {
     Lint,
     /// To run the demo and the suites that send packets.
     Run,
+    /// To run what talks to a Kubernetes API server: kube-apiserver and etcd, see [`api_server`].
+    Api,
 }
+
+pub(crate) use kube_apiserver::ASSETS_VARIABLE;
 
 /// Whether pieces that are already there are mentioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +50,7 @@ impl Report {
 /// # Errors
 /// When a piece is missing and cannot be installed; all such pieces are named at once.
 pub(crate) fn run() -> Result<()> {
-    provide(&[Need::Build, Need::Lint, Need::Run], Report::All)?;
+    provide(&[Need::Build, Need::Lint, Need::Run, Need::Api], Report::All)?;
     say("everything is in place");
     Ok(())
 }
@@ -56,6 +61,15 @@ pub(crate) fn run() -> Result<()> {
 /// When a piece is missing and cannot be installed; all such pieces are named at once.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     provide(needs, Report::ChangesOnly)
+}
+
+/// The folder with kube-apiserver and etcd that [`Need::Api`] provides: the value of [`ASSETS_VARIABLE`] for whoever
+/// starts them.
+///
+/// # Errors
+/// When they are not there.
+pub(crate) fn api_server() -> Result<PathBuf> {
+    kube_apiserver::folder()
 }
 
 fn provide(needs: &[Need], report: Report) -> Result<()> {
@@ -70,6 +84,9 @@ fn provide(needs: &[Need], report: Report) -> Result<()> {
     }
     if needs.contains(&Need::Run) {
         problems.extend(packages::ensure(report).err());
+    }
+    if needs.contains(&Need::Api) {
+        problems.extend(kube_apiserver::ensure(report).err());
     }
     if problems.is_empty() {
         return Ok(());

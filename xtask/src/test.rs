@@ -71,6 +71,12 @@ fn run_suites(suites: &[Suite], rest: &[String]) -> Result<Tally> {
         host::require_root(&format!("the suites {}", privileged.join(", ")), &verb(suites))?;
         setup::ensure(&[Need::Build, Need::Run])?;
     }
+    let assets = if suites.iter().any(|suite| suite.needs_api_server()) {
+        setup::ensure(&[Need::Api])?;
+        Some(setup::api_server()?)
+    } else {
+        None
+    };
     let agent = if privileged.is_empty() {
         None
     } else {
@@ -78,7 +84,7 @@ fn run_suites(suites: &[Suite], rest: &[String]) -> Result<Tally> {
     };
     let outcomes: Vec<Outcome> = suites
         .iter()
-        .map(|suite| run_suite(*suite, agent.as_deref(), rest))
+        .map(|suite| run_suite(*suite, agent.as_deref(), assets.as_deref(), rest))
         .collect();
     print!("\n{}", table(&outcomes));
     Ok(outcomes.iter().map(Outcome::tally).sum())
@@ -96,7 +102,7 @@ fn verb(suites: &[Suite]) -> String {
     })
 }
 
-fn run_suite(suite: Suite, agent: Option<&Path>, rest: &[String]) -> Outcome {
+fn run_suite(suite: Suite, agent: Option<&Path>, assets: Option<&Path>, rest: &[String]) -> Outcome {
     println!("\n=== {}: {}", suite.name(), suite.about());
     let started = Instant::now();
     let mut outcome = Outcome::new(suite.name());
@@ -108,6 +114,9 @@ fn run_suite(suite: Suite, agent: Option<&Path>, rest: &[String]) -> Outcome {
             .args(rest);
         if let Some(agent) = agent {
             tests.env(AGENT_VARIABLE, agent);
+        }
+        if let Some(assets) = assets {
+            tests.env(setup::ASSETS_VARIABLE, assets);
         }
         if let Err(error) = follow(&mut tests, &mut outcome) {
             eprintln!("{}: {error:#}", suite.name());

@@ -15,7 +15,7 @@ use crate::agent;
 const SOCKETS: u64 = 12_000;
 
 /// Describes the machine.
-pub(super) fn describe(with_agent: bool) -> Result<Machine> {
+pub(crate) fn describe(with_agent: bool) -> Result<Machine> {
     let read = |path: &str| fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
     let processor = read("/proc/cpuinfo")?
         .lines()

@@ -15,13 +15,13 @@ const SESSION: &str = "/proc/self/autogroup";
 
 /// While it exists, this process and what it starts come before everything else: a benchmark measures best alone.
 #[derive(Debug)]
-pub(super) struct Priority {
+pub(crate) struct Priority {
     session_before: Option<String>,
 }
 
 impl Priority {
     /// Call it before any other thread is started.
-    pub(super) fn raise() -> Result<Self> {
+    pub(crate) fn raise() -> Result<Self> {
         let pid = process::id().to_string();
         let output = Command::new("renice").args(["-n", HIGHEST, "-p", &pid]).output();
         let output = output.context("cannot start renice")?;
@@ -61,7 +61,7 @@ fn restore(before: &str) {
 
 /// Ends this process at a signal as it would end without, but not before the session is what it was.
 ///
-/// Other threads inherit the mask; children do not (`std::process` resets it).
+/// Other threads inherit the mask, and so do children (since Rust 1.66): what is started meanwhile ends by SIGKILL only.
 fn restore_when_interrupted(before: String) -> Result<()> {
     let signals: SigSet = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]
         .into_iter()

@@ -1,12 +1,12 @@
 //! Numbers as a reader sees them.
 
 /// Whether a result can be drawn: what a broken measurement leaves behind (not a number, infinite, negative) cannot.
-pub(super) fn plausible(value: f64) -> bool {
+pub(crate) fn plausible(value: f64) -> bool {
     (0.0..=1e15).contains(&value)
 }
 
 /// The upper end of an axis that starts at 0 and shows all of `values`; never 0.
-pub(super) fn axis_end(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn axis_end(values: impl IntoIterator<Item = f64>) -> f64 {
     let largest = values
         .into_iter()
         .filter(|value| plausible(*value))
@@ -30,7 +30,7 @@ pub(super) fn short(value: f64) -> String {
 }
 
 /// For an axis: as [`short`], without trailing zeros.
-pub(super) fn tick(value: f64) -> String {
+pub(crate) fn tick(value: f64) -> String {
     let text = short(value);
     let (number, prefix) = text
         .find(|character: char| character.is_ascii_alphabetic())
@@ -54,7 +54,7 @@ fn digits(value: f64) -> String {
 }
 
 /// In full, with separators: `31,234`; small numbers with decimals.
-pub(super) fn full(value: f64) -> String {
+pub(crate) fn full(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }
@@ -69,7 +69,7 @@ pub(super) fn full(value: f64) -> String {
 }
 
 /// A count, with separators.
-pub(super) fn count(value: u32) -> String {
+pub(crate) fn count(value: u32) -> String {
     grouped(&value.to_string())
 }
 
@@ -85,7 +85,7 @@ fn grouped(digits: &str) -> String {
 }
 
 /// `2026-01-31 12:34 UTC` of seconds since 1970.
-pub(super) fn utc(seconds: u64) -> String {
+pub(crate) fn utc(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days to a date of the Gregorian calendar: eras of 400 years that begin on 1 March.
     let days = days + 719_468;
@@ -104,7 +104,7 @@ pub(super) fn utc(seconds: u64) -> String {
 }
 
 /// Text for HTML, in elements and attributes.
-pub(super) fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

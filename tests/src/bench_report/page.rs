@@ -1,6 +1,6 @@
 //! The page around the sections: style sheet, head, title.
 
-use crate::bench::result::{Mode, Run};
+use crate::bench::result::{Machine, Mode, Run};
 
 use super::number::{escaped, utc};
 use super::palette::{GRID, INK, MUTED, colour, hex};
@@ -30,29 +30,37 @@ summary { cursor: pointer; }
 
 /// The whole document.
 pub(super) fn page(run: &Run, body: &str) -> String {
-    let title = "Overlay benchmark";
-    let subtitle = format!(
+    document("Overlay benchmark", &subtitle(&run.machine), &keys(), body)
+}
+
+/// When, what and on what, in one line.
+pub(crate) fn subtitle(machine: &Machine) -> String {
+    format!(
         "{} · {} · Linux {}",
-        utc(run.machine.started_at),
-        said(&run.machine.agent, "agent version unknown"),
-        said(&run.machine.kernel, "unknown"),
-    );
+        utc(machine.started_at),
+        said(&machine.agent, "agent version unknown"),
+        said(&machine.kernel, "unknown"),
+    )
+}
+
+/// A document of one file; `rules` are added to the style sheet. Nothing is escaped here.
+pub(crate) fn document(title: &str, subtitle: &str, rules: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n\
-         <style>{STYLE}{}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p class=\"muted\">{subtitle}</p>\n\
+         <style>{STYLE}{}{rules}</style>\n</head>\n<body>\n<h1>{title}</h1>\n<p class=\"muted\">{subtitle}</p>\n\
          {body}</body>\n</html>\n",
         colours()
     )
 }
 
 /// `text` for HTML, or what stands for it when it is empty.
-pub(super) fn said(text: &str, otherwise: &str) -> String {
+pub(crate) fn said(text: &str, otherwise: &str) -> String {
     let text = text.trim();
     escaped(if text.is_empty() { otherwise } else { text })
 }
 
-/// The rules that give the plots' neutral colours the reader's setting, and the modes' keys their colours.
+/// The rules that give the plots' neutral colours the reader's setting.
 fn colours() -> String {
     let mut rules = String::new();
     for (fixed, variable) in [(INK, "ink"), (MUTED, "muted"), (GRID, "grid")] {
@@ -62,6 +70,12 @@ fn colours() -> String {
              svg [stroke=\"{fixed}\"] {{ stroke: var(--{variable}); }}\n"
         ));
     }
+    rules
+}
+
+/// The rules that give the modes' keys their colours.
+fn keys() -> String {
+    let mut rules = String::new();
     for mode in Mode::ALL {
         rules.push_str(&format!(
             ".key.{} {{ background: {}; }}\n",
@@ -73,7 +87,7 @@ fn colours() -> String {
 }
 
 /// A plot with title and caption; `svg` gets the title as its name for readers that do not see it.
-pub(super) fn figure(title: &str, caption: &str, svg: &str, wide: bool) -> String {
+pub(crate) fn figure(title: &str, caption: &str, svg: &str, wide: bool) -> String {
     let (title, caption) = (escaped(title), escaped(caption));
     let class = if wide { " class=\"wide\"" } else { "" };
     let svg = svg.replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{title}\" "), 1);

@@ -8,11 +8,11 @@ use plotters::style::{
 use crate::bench::result::{Mode, Target, Wire, Workload};
 
 /// Text and whiskers.
-pub(super) const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
+pub(crate) const INK: RGBColor = RGBColor(0x22, 0x26, 0x2b);
 /// Less important text.
-pub(super) const MUTED: RGBColor = RGBColor(0x5b, 0x62, 0x6b);
+pub(crate) const MUTED: RGBColor = RGBColor(0x5b, 0x62, 0x6b);
 /// Grid lines and axes.
-pub(super) const GRID: RGBColor = RGBColor(0xd9, 0xdd, 0xe2);
+pub(crate) const GRID: RGBColor = RGBColor(0xd9, 0xdd, 0xe2);
 /// Bars of the programs.
 pub(super) const PROGRAM: RGBColor = RGBColor(0x00, 0x72, 0xb2);
 
@@ -29,12 +29,12 @@ pub(super) const fn colour(mode: Mode) -> RGBColor {
 }
 
 /// `#RRGGBB`, as the SVG backend writes it.
-pub(super) fn hex(RGBColor(red, green, blue): RGBColor) -> String {
+pub(crate) fn hex(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02X}{green:02X}{blue:02X}")
 }
 
 /// Text of `pixels` height.
-pub(super) fn text(pixels: f64, colour: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+pub(crate) fn text(pixels: f64, colour: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
     // The SVG backend divides the size by 1.24.
     ("system-ui, sans-serif", pixels * 1.24)
         .into_font()

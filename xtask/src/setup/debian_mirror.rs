@@ -1,7 +1,7 @@
-//! Debian's package of the library sources, from the mirrors that this machine's apt already uses.
+//! Debian's packages of other suites than the machine's, from the mirrors that its apt already uses.
 //!
-//! It works with an apt setup of its own (lists, cache and sources), so the system's stays as it is, and it unpacks
-//! instead of installing, since the package conflicts with a rustup toolchain.
+//! It works with an apt setup of its own (lists, cache and sources), so the system's stays as it is, and nothing is
+//! installed: packages are unpacked where they are wanted.
 
 use std::{
     fs,
@@ -27,32 +27,34 @@ const SOURCE_LIST: &str = "sources.list";
 const SYSTEMS_SOURCES: &str = "systems-sources.conf";
 const OWN_SOURCES: &str = "own-sources.conf";
 
+/// What a mirror is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Packages,
+    PackagesAndSources,
+}
+
 /// Puts `library/` of the compiler `version` into `staging`.
 ///
 /// # Errors
 /// When no mirror has the package of exactly this version, with a line per mirror.
 pub(super) fn fetch_library(version: &str, staging: &Path) -> Result<()> {
     let apt = PrivateApt::in_folder(staging.join("apt"))?;
-    let mirrors = apt.mirrors()?;
-    if mirrors.is_empty() {
-        bail!("apt has no package mirror configured");
-    }
-    let mut failures = Vec::new();
-    for mirror in &mirrors {
-        match apt.fetch(mirror, version, staging) {
-            Ok(()) => return apt.remove(),
-            Err(error) => failures.push(format!("{mirror}: {error:#}")),
-        }
-    }
-    bail!("no mirror of this machine has it: {}", failures.join("; "))
+    apt.try_mirrors(SUITE, Content::Packages, |apt| apt.fetch(version, staging))?;
+    apt.remove()
 }
 
-struct PrivateApt {
+/// An apt with state of its own, in one folder.
+pub(super) struct PrivateApt {
     folder: PathBuf,
 }
 
 impl PrivateApt {
-    fn in_folder(folder: PathBuf) -> Result<Self> {
+    /// Packages are downloaded into `folder`, too.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub(super) fn in_folder(folder: PathBuf) -> Result<Self> {
         for part in ["lists/partial", "cache/archives/partial", "unpacked"] {
             let part = folder.join(part);
             fs::create_dir_all(&part).with_context(|| format!("{} cannot be created", part.display()))?;
@@ -99,10 +101,55 @@ impl PrivateApt {
         Ok(mirror_addresses(&printed))
     }
 
-    fn fetch(&self, mirror: &str, version: &str, staging: &Path) -> Result<()> {
+    /// Does `work` with the lists of `suite` from the first mirror with which it succeeds.
+    ///
+    /// # Errors
+    /// When no mirror will do, with a line per mirror.
+    pub(super) fn try_mirrors(
+        &self,
+        suite: &str,
+        content: Content,
+        work: impl Fn(&Self) -> Result<()>,
+    ) -> Result<()> {
+        let mirrors = self.mirrors()?;
+        if mirrors.is_empty() {
+            bail!("apt has no package mirror configured");
+        }
+        let mut failures = Vec::new();
+        for mirror in &mirrors {
+            match self.update(mirror, suite, content).and_then(|()| work(self)) {
+                Ok(()) => return Ok(()),
+                Err(error) => failures.push(format!("{mirror}: {error:#}")),
+            }
+        }
+        bail!("no mirror of this machine has it: {}", failures.join("; "))
+    }
+
+    fn update(&self, mirror: &str, suite: &str, content: Content) -> Result<()> {
         let keyring = KEYRINGS.into_iter().find(|keyring| Path::new(keyring).is_file());
-        self.write(SOURCE_LIST, &source_line(mirror, keyring))?;
-        host::output(self.command("apt-get", OWN_SOURCES).arg("update"))?;
+        self.write(SOURCE_LIST, &source_lines(mirror, suite, content, keyring))?;
+        host::output(self.command("apt-get", OWN_SOURCES).arg("update")).map(drop)
+    }
+
+    /// Downloads packages, each a name or `name=version`.
+    ///
+    /// # Errors
+    /// When one is not known or cannot be fetched.
+    pub(super) fn download(&self, packages: &[&str]) -> Result<()> {
+        let mut download = self.command("apt-get", OWN_SOURCES);
+        host::output(download.arg("download").args(packages)).map(drop)
+    }
+
+    /// Downloads the files of a source package, `name=version`, and unpacks nothing.
+    ///
+    /// # Errors
+    /// When it is not known or cannot be fetched.
+    pub(super) fn download_source(&self, package: &str) -> Result<()> {
+        let mut download = self.command("apt-get", OWN_SOURCES);
+        host::output(download.args(["source", "--download-only", package])).map(drop)
+    }
+
+    fn fetch(&self, version: &str, staging: &Path) -> Result<()> {
         let offered = host::output(
             self.command("apt-cache", OWN_SOURCES)
                 .args(["madison", "rust-src"]),
@@ -111,7 +158,7 @@ impl PrivateApt {
             bail!("{SUITE} has no rust-src {version}");
         };
         let wanted = format!("rust-src={package}");
-        host::output(self.command("apt-get", OWN_SOURCES).arg("download").arg(wanted))?;
+        self.download(&[&wanted])?;
         let archive = self.downloaded()?;
         let unpacked = self.folder.join("unpacked");
         host::output(Command::new("dpkg-deb").arg("-x").args([&archive, &unpacked]))?;
@@ -129,7 +176,11 @@ impl PrivateApt {
             .context("apt-get download reported success, but left no package")
     }
 
-    fn remove(&self) -> Result<()> {
+    /// Removes the folder and everything in it.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(super) fn remove(&self) -> Result<()> {
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("{} cannot be removed", self.folder.display()))
     }
@@ -154,11 +205,18 @@ fn mirror_addresses(printed: &str) -> Vec<String> {
     mirrors
 }
 
-fn source_line(mirror: &str, keyring: Option<&str>) -> String {
+fn source_lines(mirror: &str, suite: &str, content: Content, keyring: Option<&str>) -> String {
     let signed = keyring
         .map(|path| format!("[signed-by={path}] "))
         .unwrap_or_default();
-    format!("deb {signed}{mirror} {SUITE} main\n")
+    let kinds: &[&str] = match content {
+        Content::Packages => &["deb"],
+        Content::PackagesAndSources => &["deb", "deb-src"],
+    };
+    kinds
+        .iter()
+        .map(|kind| format!("{kind} {signed}{mirror} {suite} main\n"))
+        .collect()
 }
 
 /// The package version of the compiler `version` in the output of `apt-cache madison`.
@@ -212,13 +270,14 @@ Reading package lists...
 
     #[test]
     fn the_source_is_tied_to_debians_keys_where_they_are() {
+        let mirror = "http://mirror.example/debian";
         assert_eq!(
-            source_line("http://mirror.example/debian", Some("/keys.gpg")),
+            source_lines(mirror, "trixie-backports", Content::Packages, Some("/keys.gpg")),
             "deb [signed-by=/keys.gpg] http://mirror.example/debian trixie-backports main\n"
         );
         assert_eq!(
-            source_line("http://mirror.example/debian", None),
-            "deb http://mirror.example/debian trixie-backports main\n"
+            source_lines(mirror, "bookworm", Content::PackagesAndSources, None),
+            "deb http://mirror.example/debian bookworm main\ndeb-src http://mirror.example/debian bookworm main\n"
         );
     }
 }

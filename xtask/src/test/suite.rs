@@ -22,6 +22,10 @@ pub(super) enum Suite {
     Pods,
     /// The agent on real nodes: what it makes, repairs, leaves and removes
     Lifecycle,
+    /// Leases from Kubernetes: the agent and a real API server with etcd
+    Api,
+    /// A cluster with a flannel node in it: API server, nodes, takeover and rollback
+    Cluster,
     /// The testbed itself: what it builds, and that it cleans up
     Testbed,
     /// The checkout: dependencies, unsafe code, lints, licences, file sizes, paths in documents
@@ -40,6 +44,8 @@ impl Suite {
             Self::Fastpath => "fastpath",
             Self::Pods => "pods",
             Self::Lifecycle => "lifecycle",
+            Self::Api => "api",
+            Self::Cluster => "cluster",
             Self::Testbed => "testbed",
             Self::Tidy => "tidy",
         }
@@ -63,8 +69,15 @@ impl Suite {
             | Self::Fastpath
             | Self::Pods
             | Self::Lifecycle
+            | Self::Api
+            | Self::Cluster
             | Self::Testbed => true,
         }
+    }
+
+    /// Whether the suite starts a Kubernetes API server.
+    pub(super) fn needs_api_server(self) -> bool {
+        matches!(self, Self::Api | Self::Cluster)
     }
 
     /// The arguments of each `cargo test` call; what follows `--` chooses tests by name.
@@ -101,6 +114,14 @@ impl Suite {
             Self::Fastpath => &[&["--package=overlay-testbed", "--test=fastpath"]],
             Self::Pods => &[&["--package=overlay-testbed", "--test=pods"]],
             Self::Lifecycle => &[&["--package=overlay-testbed", "--test=lifecycle"]],
+            // Most of its tests wait for their turn with one server; those with their own go on meanwhile.
+            Self::Api => &[&[
+                "--package=overlay-testbed",
+                "--test=api",
+                "--",
+                "--test-threads=4",
+            ]],
+            Self::Cluster => &[&["--package=overlay-testbed", "--test=cluster"]],
             Self::Testbed => &[&["--package=overlay-testbed", "--test=testbed"]],
             Self::Tidy => &[&["--package=overlay-testbed", "--test=tidy"]],
         }

@@ -1,0 +1,123 @@
+//! From the API server's answer to a patch until the peer is programmed or gone.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::time::ClockId;
+
+use super::notifications::Change;
+use super::objects::{joining, leaving};
+use super::observer::Observer;
+use super::patching::{Churner, Patcher};
+use super::peers::Peer;
+use super::process::cpu;
+
+/// How long a single peer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// CPU time is told in windows of this length: what the agent puts off, and does for several events at once, is in it.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// What was measured.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Samples {
+    /// Milliseconds until a peer was programmed.
+    pub(super) add_ms: Vec<f64>,
+    /// Milliseconds until a peer was gone.
+    pub(super) remove_ms: Vec<f64>,
+    /// Microseconds of the agent's CPU time per changed Node, one for each second.
+    pub(super) event_cpu_us: Vec<f64>,
+}
+
+/// Lets `peers` leave and join again one after the other, a patch every `pace`.
+pub(super) fn measure(
+    patcher: &Patcher,
+    observer: &Observer,
+    agent: ClockId,
+    churner: Option<&Churner>,
+    peers: impl Iterator<Item = Peer>,
+    pace: Duration,
+) -> Result<Samples> {
+    let mut samples = Samples::default();
+    let mut meter = Meter::start(agent, churner)?;
+    let mut due = Instant::now();
+    for peer in peers {
+        for change in [Change::Gone, Change::New] {
+            observer.expect(peer, change);
+            let patch = match change {
+                Change::Gone => leaving(),
+                Change::New => joining(peer),
+            };
+            let answered = patcher.patch(&peer.name(), &patch)?;
+            let done = observer.wait(PATIENCE).with_context(|| match change {
+                Change::Gone => format!("{} is not removed", peer.name()),
+                Change::New => format!("{} is not programmed", peer.name()),
+            })?;
+            let (all, milliseconds) = match change {
+                Change::Gone => (&mut samples.remove_ms, between(answered, done)),
+                Change::New => (&mut samples.add_ms, between(answered, done)),
+            };
+            all.push(milliseconds);
+            // The next one follows when the agent is at rest, however long this one took.
+            due = (due + pace).max(done + pace / 2);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            samples.event_cpu_us.extend(meter.event()?);
+        }
+    }
+    Ok(samples)
+}
+
+/// Milliseconds from `start` to `end`, negative if `end` came first.
+fn between(start: Instant, end: Instant) -> f64 {
+    let forward = end.saturating_duration_since(start);
+    let backward = start.saturating_duration_since(end);
+    (forward.as_secs_f64() - backward.as_secs_f64()) * 1e3
+}
+
+/// CPU time per event, window by window.
+struct Meter<'a> {
+    clock: ClockId,
+    churner: Option<&'a Churner>,
+    since: Instant,
+    cpu: Duration,
+    others: u32,
+    own: u32,
+}
+
+impl<'a> Meter<'a> {
+    fn start(clock: ClockId, churner: Option<&'a Churner>) -> Result<Self> {
+        Ok(Self {
+            clock,
+            churner,
+            since: Instant::now(),
+            cpu: cpu(clock)?,
+            others: churner.map_or(0, Churner::changes),
+            own: 0,
+        })
+    }
+
+    /// One more event is over; microseconds per event, at the end of a window.
+    fn event(&mut self) -> Result<Option<f64>> {
+        self.own += 1;
+        if self.since.elapsed() < WINDOW {
+            return Ok(None);
+        }
+        let next = Self::start(self.clock, self.churner)?;
+        let events = next.others.wrapping_sub(self.others) + self.own;
+        let used = next.cpu.saturating_sub(self.cpu);
+        *self = next;
+        Ok(Some(used.as_secs_f64() * 1e6 / f64::from(events)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_can_be_there_before_the_answer() {
+        let (early, late) = (Instant::now(), Instant::now() + Duration::from_millis(3));
+        assert!((between(early, late) - 3.0).abs() < 0.1);
+        assert_eq!(between(early, late), -between(late, early));
+    }
+}
