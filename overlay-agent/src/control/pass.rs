@@ -24,7 +24,7 @@ use super::groups::Group;
 use super::kernel::Kernel;
 use super::messages::Messages;
 use super::retries::Retries;
-use super::say::say;
+use super::say::{say, say_problems};
 use super::state::{self, DeviceState, State};
 use super::summary::summary;
 use crate::text::count;
@@ -182,11 +182,7 @@ impl<K: Kernel> Controller<K> {
             .problems
             .iter()
             .map(|problem| (problem.to_string(), problem.to_string()));
-        say(
-            &self.problems.update(problems.collect()),
-            log::Level::Warn,
-            "no longer the case: ",
-        );
+        say_problems(&self.problems.update(problems.collect()), &desired.problems);
         if !has_device(&steps) {
             let failing = self.state.borrow().failing;
             self.publish(None, &desired.problems, failing);

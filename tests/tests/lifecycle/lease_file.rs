@@ -202,7 +202,8 @@ fn serves(testbed: &Testbed, agent: &Agent, served: &Leases, conflicting: &[Leas
     node.write_leases(&leases).unwrap();
     for parts in words {
         let mut parts = parts.to_vec();
-        parts.push(" warn ");
+        let conflict = parts.iter().any(|part| part.starts_with("held by "));
+        parts.push(if conflict { " error " } else { " warn " });
         wait_said(agent, said, &parts);
     }
     wait_for_peers(node, served);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Controller, done, links};
 use crate::control::execute::{Scope, execute};
 use crate::control::kernel::Kernel;
-use crate::control::say::say;
+use crate::control::say::say_problems;
 use crate::control::summary::summary;
 
 /// Leases that one focused pass looks at, at most: beyond that looking at everything is no worse.
@@ -46,7 +46,7 @@ impl<K: Kernel> Controller<K> {
             verdicts,
         } = plan;
         let changes = self.problems.change(texts(&verdicts.over), said(&verdicts.new));
-        say(&changes, log::Level::Warn, "no longer the case: ");
+        say_problems(&changes, &verdicts.new);
         let other_problems = !verdicts.over.is_empty() || !verdicts.new.is_empty();
         if let Some(baseline) = &mut self.baseline {
             baseline.standing.update(verdicts);
