@@ -20,7 +20,9 @@ pub enum DesiredError {
     #[error("the lease source has not delivered its first complete list: nothing is changed until it has")]
     Incomplete,
     /// No lease carries this node's name.
-    #[error("no lease for this node, \"{node}\": {known}; check --node, or add the lease")]
+    #[error(
+        "no lease for this node, \"{node}\": {known}; check --node (NODE_NAME), add the lease to the file, or wait for the Node's podCIDR"
+    )]
     NoOwnLease {
         /// This node's name.
         node: String,

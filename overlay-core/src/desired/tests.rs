@@ -347,7 +347,7 @@ fn without_a_usable_own_lease_there_is_nothing_to_be() {
     };
     assert_eq!(
         error((2..20).map(peer).collect()),
-        "no lease for this node, \"own\": the 18 leases are of n10, n11, n12, n13, n14, …; check --node, or add the lease"
+        "no lease for this node, \"own\": the 18 leases are of n10, n11, n12, n13, n14, …; check --node (NODE_NAME), add the lease to the file, or wait for the Node's podCIDR"
     );
     assert!(error(vec![peer(2)]).contains("the only lease is of n2;"));
     assert!(error(vec![]).contains("there are no leases at all"));

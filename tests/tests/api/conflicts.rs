@@ -18,8 +18,6 @@ const PUBLIC_IP: &str = "flannel.alpha.coreos.com/public-ip";
 const A_WHILE: Duration = Duration::from_secs(2);
 
 /// A bad Node is named with key and value, once per change; the next Node is followed as if it were not there.
-///
-/// Seen red with a source that gives up at the first bad record.
 #[test]
 fn a_bad_node_is_reported_once_and_delays_nobody() {
     let mut bed = turn();
@@ -67,8 +65,6 @@ fn a_bad_node_is_reported_once_and_delays_nobody() {
 
 /// Of two nodes with one podCIDR, or one MAC address, the first keeps it; both are named. The second takes it when the first
 /// is gone.
-///
-/// Seen red with leases ordered by name: the newcomer here comes first in the alphabet.
 #[test]
 fn the_first_of_two_keeps_what_both_claim() {
     let mut bed = turn();
@@ -109,8 +105,6 @@ fn the_first_of_two_keeps_what_both_claim() {
 }
 
 /// A conflict with the agent's own node is an Event on that Node, with both names.
-///
-/// Seen red with an agent that lets a peer take its own subnet.
 #[test]
 fn a_conflict_with_the_own_node_is_an_event() {
     let mut bed = turn();

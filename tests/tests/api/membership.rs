@@ -19,8 +19,7 @@ const COUNT: u16 = 1200;
 
 /// Every kind of change is in the kernel within a second, and the agent lists Nodes once in its life.
 ///
-/// Seen red with a watch that passed on no deletions, and with leases of Nodes without `kube-subnet-manager` (flannel
-/// keeps those of the annotation's last value).
+/// Seen red with a watch that passed on no deletions.
 #[test]
 fn nodes_are_followed() {
     let mut bed = turn();
@@ -95,8 +94,6 @@ fn a_late_pod_cidr_is_followed() {
 }
 
 /// What changed while the agent was down is right when it is ready: flannel keeps removed peers for ever (#2554).
-///
-/// Seen red with an agent that takes over every entry that it finds.
 #[test]
 fn peers_removed_while_the_agent_was_down_disappear() {
     let mut bed = turn();

@@ -100,8 +100,6 @@ impl Role {
 }
 
 /// A whole life, with a conflict to report, asks for nothing but what is documented, and for all of that.
-///
-/// Seen red with `nodes` `patch` instead of `nodes/status` `patch`.
 #[test]
 fn the_documented_rights_suffice() {
     let mut bed = turn();
@@ -164,6 +162,8 @@ fn the_documented_rights_suffice() {
 }
 
 /// Without one rule the agent says once which one, changes nothing it cannot finish, and goes on by itself when it is added.
+///
+/// Seen red with an agent that repeats its message at every attempt.
 fn missing(role: &Role, resource: &str, verb: &str) {
     let mut bed = turn();
     let node = bed.machine();
