@@ -78,6 +78,8 @@ pub(super) fn load_and_pin(pins: &Pins, capacity: Capacity) -> Result<()> {
 
 fn loader(capacity: Capacity) -> EbpfLoader<'static> {
     let mut loader = EbpfLoader::new();
+    // The kernel's own types, 10 MB of them: nothing in the object is relocated by them.
+    loader.btf(None);
     for name in [SUBNETS, PEERS, PEER_STATS] {
         loader.map_max_entries(name, capacity.peers);
     }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use overlay_core::action::KernelAction;
 use overlay_core::observed::Route;
 use overlay_core::ownership::{ROUTE_PROTOCOL, peer_route, route_protocol};
@@ -69,15 +70,11 @@ impl Netlink {
 
     /// Actions on the device's entries, as one sequence of requests.
     async fn change_entries(&self, device_name: &str, actions: &[&KernelAction]) -> Vec<Result<()>> {
-        let ifindex = match self.socket.link_named(device_name).await {
-            Ok(Some(link)) => link.ifindex,
-            Ok(None) => {
-                return actions
-                    .iter()
-                    .map(|action| without_device(action, device_name))
-                    .collect();
-            }
-            Err(error) => return all_failed(actions, device_name, &error),
+        let Some(ifindex) = index_of(device_name) else {
+            return actions
+                .iter()
+                .map(|action| without_device(action, device_name))
+                .collect();
         };
         let mut present = match self.removable_routes(actions, ifindex).await {
             Ok(present) => present,
@@ -190,6 +187,12 @@ impl Netlink {
 fn like_ours(route: &Route) -> Option<(Way, u8)> {
     let way = (route.destination, route.gateway?);
     peer_route(route).then_some((way, route.protocol))
+}
+
+/// Index of the device, if there is one. (`SIOCGIFINDEX`: a fraction of the price of all that netlink tells of a link.)
+fn index_of(device_name: &str) -> Option<u32> {
+    // It fails where there is no such device, and only there.
+    if_nametoindex(device_name).ok().filter(|ifindex| *ifindex != 0)
 }
 
 /// How many of the first actions are about entries and can go in one sequence of requests. A route is not removed in
