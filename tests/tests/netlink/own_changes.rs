@@ -92,8 +92,8 @@ fn changes_by_hand_are_events_after_own_ones() {
     });
 }
 
-/// Nothing of ours has been read when somebody else's comes. Red with notes that are good for any number of
-/// notifications.
+/// Nothing of ours has been read when somebody else's comes. Red with notes that never go (`Listener::settle`); that each
+/// is good for one notification only is tested beside them.
 #[test]
 fn a_change_by_hand_in_the_same_instant_is_not_swallowed() {
     with_events(async |netlink, mut events| {
