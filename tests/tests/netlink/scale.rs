@@ -25,9 +25,8 @@ fn dump_of_5000_peers_is_complete() {
     });
 }
 
-/// One peer beside 15,000: what it costs does not depend on how many there are. The figures of a release build on two
-/// cores are 40 µs for each of 15,000 and under 150 µs for one alone; the bounds leave room for a debug build beside other
-/// tests, and none for the 0.7 ms for each route that a single hash bucket of the kernel would take (`ownership`).
+/// One peer beside 15,000: what it costs does not depend on how many there are. The bounds leave
+/// room for a debug build beside other tests (a release build takes about a tenth of a millisecond for one), and none for the 0.7 ms for each route that a single hash bucket of the kernel would take (`ownership`).
 #[test]
 fn one_of_15000_peers_is_programmed_fast() {
     const PEERS: u16 = 15_000;
