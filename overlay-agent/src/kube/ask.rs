@@ -153,7 +153,7 @@ fn unanswered(error: &Error) -> String {
 }
 
 /// An error with its causes; kube's errors repeat them in their own text.
-fn chain(error: &dyn StdError) -> String {
+pub(super) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -70,11 +70,15 @@ impl Netlink {
 
     /// Actions on the device's entries, as one sequence of requests.
     async fn change_entries(&self, device_name: &str, actions: &[&KernelAction]) -> Vec<Result<()>> {
-        let Some(ifindex) = index_of(device_name) else {
-            return actions
-                .iter()
-                .map(|action| without_device(action, device_name))
-                .collect();
+        let ifindex = match index_of(device_name) {
+            Ok(Some(ifindex)) => ifindex,
+            Ok(None) => {
+                return actions
+                    .iter()
+                    .map(|action| without_device(action, device_name))
+                    .collect();
+            }
+            Err(error) => return all_failed(actions, device_name, &error),
         };
         let mut present = match self.removable_routes(actions, ifindex).await {
             Ok(present) => present,
@@ -190,9 +194,15 @@ fn like_ours(route: &Route) -> Option<(Way, u8)> {
 }
 
 /// Index of the device, if there is one. (`SIOCGIFINDEX`: a fraction of the price of all that netlink tells of a link.)
-fn index_of(device_name: &str) -> Option<u32> {
-    // It fails where there is no such device, and only there.
-    if_nametoindex(device_name).ok().filter(|ifindex| *ifindex != 0)
+fn index_of(device_name: &str) -> Result<Option<u32>, RequestError> {
+    match if_nametoindex(device_name) {
+        Ok(ifindex) => Ok(Some(ifindex)),
+        Err(Errno::ENODEV) => Ok(None),
+        // Without a socket to ask by: nothing may count as removed for that.
+        Err(error) => Err(RequestError::lost(format!(
+            "cannot look up the index of `{device_name}`: {error}"
+        ))),
+    }
 }
 
 /// How many of the first actions are about entries and can go in one sequence of requests. A route is not removed in

@@ -1,6 +1,5 @@
 //! One list, one watch.
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use super::failure::Failure;
 use super::request::{self, Since};
 use super::{ANSWER, NEXT_PART, NodeEvent, SILENCE, Unheard};
 use crate::control::backoff::Jitter;
+use crate::kube::ask::chain;
 use crate::kube::wire::{Encoding, ListEnd, ListReader, Malformed, WatchItem, WatchReader, status};
 
 /// How much of an error's text is read.
@@ -186,19 +186,4 @@ fn unreadable(verb: &str, error: &Malformed) -> Failure {
     Failure::Other(format!(
         "cannot {verb} Nodes: the API server's answer cannot be read: {error}"
     ))
-}
-
-/// An error with its causes, of which some repeat each other.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
 }
