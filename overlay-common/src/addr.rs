@@ -2,6 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::lanes::{pair, word};
+
 /// The first 12 bytes of an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2).
 const V4_MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
@@ -10,34 +12,36 @@ pub const V4_MAPPED_BITS: u32 = 96;
 
 /// An IPv4 or IPv6 address, 16 bytes in network byte order; IPv4 is stored IPv4-mapped (`::ffff:a.b.c.d`).
 ///
-/// Aligned to 8 bytes, so that the BPF target handles it as two words and not as 16 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Pod, Zeroable)]
-#[repr(C, align(8))]
+/// Held as two words, so that the BPF target handles it as two words and not as 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
 pub struct Addr {
-    octets: [u8; 16],
+    /// The 16 bytes as they are in memory.
+    words: [u64; 2],
 }
 
 const _: () = assert!(size_of::<Addr>() == 16);
 
 impl Addr {
     /// `::`, which is never a valid VTEP, subnet or pod address here.
-    pub const UNSPECIFIED: Self = Self { octets: [0; 16] };
+    pub const UNSPECIFIED: Self = Self { words: [0; 2] };
 
     /// From the 16 bytes of an IPv6 header, network byte order.
     #[inline(always)]
     #[must_use]
     pub const fn from_v6(octets: [u8; 16]) -> Self {
-        Self { octets }
+        Self {
+            words: bytemuck::must_cast(octets),
+        }
     }
 
     /// From the 4 bytes of an IPv4 header, network byte order.
     #[inline(always)]
     #[must_use]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
-        // Two words instead of 16 bytes, which the BPF target would move one by one.
-        let low = u32::from_le_bytes(v4) as u128;
+        let [high, low] = pair(v4);
         Self {
-            octets: ((low << 96) | (0xffff << 80)).to_le_bytes(),
+            words: [0, word([0, 0xffff, high, low])],
         }
     }
 
@@ -45,28 +49,28 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn octets(&self) -> [u8; 16] {
-        self.octets
+        bytemuck::must_cast(self.words)
     }
 
     /// The last 4 bytes in network byte order: the IPv4 address, if this is one.
     #[inline(always)]
     #[must_use]
     pub const fn low_v4(&self) -> [u8; 4] {
-        let low = u128::from_le_bytes(self.octets) >> 96;
-        let low = low as u32;
-        low.to_le_bytes()
+        let [_, [_, low]]: [[[u8; 4]; 2]; 2] = bytemuck::must_cast(self.words);
+        low
     }
 
     /// Whether this is an IPv4 address.
     #[must_use]
     pub fn is_v4(&self) -> bool {
-        self.octets.starts_with(&V4_MAPPED)
+        self.octets().starts_with(&V4_MAPPED)
     }
 
     /// The address as two 64-bit words in memory order, for comparing and masking without a loop.
     #[inline(always)]
-    pub(crate) const fn words(&self) -> [u64; 2] {
-        bytemuck::must_cast(*self)
+    #[must_use]
+    pub const fn words(&self) -> [u64; 2] {
+        self.words
     }
 
     /// Equality by two word compares (a derived `==` on an array becomes a `memcmp` call on the BPF target).
@@ -93,8 +97,8 @@ const _: () = assert!(size_of::<MaskedPrefix>() == 32);
 impl MaskedPrefix {
     /// Contains no address.
     pub const NONE: Self = Self {
-        address: Addr { octets: [0xff; 16] },
-        mask: Addr { octets: [0; 16] },
+        address: Addr::from_v6([0xff; 16]),
+        mask: Addr::UNSPECIFIED,
     };
 
     /// The prefix `address/bits`, where `bits` counts in the 128-bit form: an IPv4 `/24` is `V4_MAPPED_BITS + 24`.
@@ -103,14 +107,10 @@ impl MaskedPrefix {
     pub const fn new(address: Addr, bits: u32) -> Self {
         let bits = if bits > 128 { 128 } else { bits };
         let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
-        let address = u128::from_be_bytes(address.octets) & mask;
+        let address = u128::from_be_bytes(address.octets()) & mask;
         Self {
-            address: Addr {
-                octets: address.to_be_bytes(),
-            },
-            mask: Addr {
-                octets: mask.to_be_bytes(),
-            },
+            address: Addr::from_v6(address.to_be_bytes()),
+            mask: Addr::from_v6(mask.to_be_bytes()),
         }
     }
 
@@ -123,7 +123,7 @@ impl MaskedPrefix {
     /// Length of the prefix in the 128-bit form; meaningless for [`Self::NONE`].
     #[must_use]
     pub const fn bits(&self) -> u32 {
-        u128::from_be_bytes(self.mask.octets).leading_ones()
+        u128::from_be_bytes(self.mask.octets()).leading_ones()
     }
 
     /// Whether `address` lies inside.
@@ -136,6 +136,7 @@ impl MaskedPrefix {
 }
 
 mod convert {
+    use core::cmp::Ordering;
     use core::fmt;
     use core::net::{IpAddr, Ipv6Addr};
 
@@ -153,6 +154,25 @@ mod convert {
     impl From<Addr> for IpAddr {
         fn from(addr: Addr) -> Self {
             Ipv6Addr::from(addr.octets()).to_canonical()
+        }
+    }
+
+    /// As the bytes in network byte order.
+    impl Ord for Addr {
+        fn cmp(&self, other: &Self) -> Ordering {
+            self.octets().cmp(&other.octets())
+        }
+    }
+
+    impl PartialOrd for Addr {
+        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl fmt::Debug for Addr {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Display::fmt(self, f)
         }
     }
 

@@ -1,12 +1,10 @@
 //! The outer headers of an encapsulated packet.
 
-use bytemuck::Zeroable;
-
 use crate::config::Config;
 use crate::headers::{
-    ETH_LEN, ETHERTYPE_IPV4, EncapV4, EthHeader, IPPROTO_UDP, IPV4_LEN, Ipv4Header, UDP_LEN, UdpHeader,
-    VXLAN_FLAGS, VXLAN_LEN, VxlanHeader,
+    ETH_LEN, ETHERTYPE_IPV4, IPPROTO_UDP, IPV4_LEN, IPV4_PLAIN, UDP_LEN, VXLAN_FLAGS, VXLAN_LEN,
 };
+use crate::lanes::{lane, mac, number, pair, word};
 use crate::maps::SubnetEntry;
 use crate::{checksum, ecn};
 
@@ -38,62 +36,59 @@ pub struct Packet {
     pub source_port: [u8; 2],
 }
 
-/// The 64 bytes before the inner IP packet, for the peer in `to` (RFC 7348 §5, Figure 1).
+/// The 64 bytes before the inner IP packet, for the peer in `to` (RFC 7348 §5, Figure 1): Ethernet, IPv4, UDP, VXLAN,
+/// inner Ethernet.
 ///
 /// The outer UDP checksum is 0: `bpf_skb_adjust_room` cannot ask for tunnel checksums on GSO packets. DF is clear, as
 /// the kernel device leaves it. The addresses of the outer Ethernet header are zero until the redirect fills them in.
 #[inline(always)]
 #[must_use]
-pub fn headers_v4(config: &Config, to: &SubnetEntry, packet: Packet) -> EncapV4 {
-    let mut ip = Ipv4Header {
-        version_ihl: 0x45,
-        tos: ecn::outer_tos(packet.inner_tos),
-        total_len: low_16(packet.inner_len + IP_TO_INNER_IP),
-        id: packet.ip_id,
-        fragment: [0; 2],
-        ttl: config.ttl,
-        protocol: IPPROTO_UDP,
-        checksum: [0; 2],
-        src: config.vtep.low_v4(),
-        dst: to.vtep.low_v4(),
-    };
-    ip.checksum = checksum::ipv4_header(&bytemuck::must_cast(ip));
-    EncapV4 {
-        eth: EthHeader {
-            ethertype: ETHERTYPE_IPV4,
-            ..EthHeader::zeroed()
-        },
-        ip,
-        udp: UdpHeader {
-            src: packet.source_port,
-            dst: config.port,
-            len: low_16(packet.inner_len + UDP_TO_INNER_IP),
-            checksum: [0; 2],
-        },
-        vxlan: VxlanHeader {
-            flags: VXLAN_FLAGS,
-            vni: config.vni,
-            reserved: 0,
-        },
-        inner_eth: EthHeader {
-            dst: to.vtep_mac,
-            src: config.vtep_mac,
-            ethertype: ETHERTYPE_IPV4,
-        },
-    }
-}
-
-/// The low 16 bits in network byte order.
-#[inline(always)]
-const fn low_16(value: u32) -> [u8; 2] {
-    let [_, _, high, low] = value.to_be_bytes();
-    [high, low]
+pub const fn headers_v4(config: &Config, to: &SubnetEntry, packet: Packet) -> [u64; 8] {
+    let ethertype = lane(ETHERTYPE_IPV4[0], ETHERTYPE_IPV4[1]);
+    let version_tos = lane(IPV4_PLAIN, ecn::outer_tos(packet.inner_tos));
+    let len = number(packet.inner_len + IP_TO_INNER_IP);
+    let id = lane(packet.ip_id[0], packet.ip_id[1]);
+    let ttl_protocol = lane(config.ttl, IPPROTO_UDP);
+    let ([src, src_low], [dst, dst_low]) = (pair(config.vtep.low_v4()), pair(to.vtep.low_v4()));
+    let checksum = checksum::ipv4_header([
+        version_tos,
+        len,
+        id,
+        0,
+        ttl_protocol,
+        0,
+        src,
+        src_low,
+        dst,
+        dst_low,
+    ]);
+    let source_port = lane(packet.source_port[0], packet.source_port[1]);
+    let port = lane(config.port[0], config.port[1]);
+    let udp_len = number(packet.inner_len + UDP_TO_INNER_IP);
+    let [flags, flags_low] = pair(VXLAN_FLAGS);
+    let [vni, vni_high, vni_low] = config.vni;
+    let [to_a, to_b, to_c] = mac(to.vtep_mac);
+    let [from_a, from_b, from_c] = mac(config.vtep_mac);
+    [
+        0,
+        word([0, 0, ethertype, version_tos]),
+        word([len, id, 0, ttl_protocol]),
+        word([checksum, src, src_low, dst]),
+        word([dst_low, source_port, port, udp_len]),
+        word([0, flags, flags_low, lane(vni, vni_high)]),
+        word([lane(vni_low, 0), to_a, to_b, to_c]),
+        word([from_a, from_b, from_c, ethertype]),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::addr::Addr;
+
+    fn bytes(headers: [u64; 8]) -> [u8; 64] {
+        bytemuck::must_cast(headers)
+    }
 
     /// RFC 7348 §5 byte by byte, for a 28-byte inner packet.
     #[test]
@@ -113,14 +108,15 @@ mod tests {
             ip_id: [0xab, 0xcd],
             source_port: [0x9c, 0x40],
         };
-        let bytes: [u8; 64] = bytemuck::must_cast(headers_v4(&config, &to, packet));
+        let bytes = bytes(headers_v4(&config, &to, packet));
         let mut expected = vec![0; 12]; // outer MAC addresses: the redirect's
         expected.extend([0x08, 0x00]);
         // IPv4: 20 + 8 + 8 + 14 + 28 = 78 bytes, ECT(0) for an inner CE, no DF, TTL 64, UDP.
         expected.extend([0x45, 0x02, 0, 78, 0xab, 0xcd, 0, 0, 64, 17]);
-        expected.extend(checksum::ipv4_header(&[
+        let header: [u8; 20] = [
             0x45, 0x02, 0, 78, 0xab, 0xcd, 0, 0, 64, 17, 0, 0, 192, 168, 0, 1, 192, 168, 0, 2,
-        ]));
+        ];
+        expected.extend(checksum::ipv4_header(bytemuck::must_cast(header)).to_ne_bytes());
         expected.extend([192, 168, 0, 1, 192, 168, 0, 2]);
         // UDP: port 40000 → 8472, 58 bytes, no checksum.
         expected.extend([0x9c, 0x40, 0x21, 0x18, 0, 58, 0, 0]);
@@ -140,7 +136,7 @@ mod tests {
         };
         let to = SubnetEntry::new(Addr::UNSPECIFIED, [0; 6]);
         assert_eq!(
-            headers_v4(&Config::UNCONFIGURED, &to, packet).ip.total_len,
+            bytes(headers_v4(&Config::UNCONFIGURED, &to, packet))[16..18],
             [0xff, 0xff]
         );
     }

@@ -9,6 +9,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::addr::Addr;
+use crate::lanes::{lane, word};
 
 /// Which flow a packet belongs to: key of `EGRESS_FLOWS` (*T*) and `INGRESS_FLOWS` (*R'*).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Pod, Zeroable)]
@@ -34,14 +35,16 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn new(src: Addr, src_port: [u8; 2], dst: Addr, dst_port: [u8; 2], protocol: u8) -> Self {
-        Self {
-            src,
-            dst,
-            src_port,
-            dst_port,
-            protocol,
-            reserved: [0; 3],
-        }
+        bytemuck::must_cast(Self::words(src, src_port, dst, dst_port, protocol))
+    }
+
+    /// [`Self::new`] as the words that it is in memory.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(src: Addr, src_port: [u8; 2], dst: Addr, dst_port: [u8; 2], protocol: u8) -> [u64; 5] {
+        let ([a, b], [c, d]) = (src.words(), dst.words());
+        let (from, to) = (lane(src_port[0], src_port[1]), lane(dst_port[0], dst_port[1]));
+        [a, b, c, d, word([from, to, lane(protocol, 0), 0])]
     }
 
     /// The key of the answers.

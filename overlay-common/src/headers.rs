@@ -6,6 +6,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::checksum;
+use crate::lanes::{lane, pair};
 
 /// Length of an Ethernet header in bytes.
 pub const ETH_LEN: u32 = 14;
@@ -126,22 +127,6 @@ pub struct EthIpv4 {
     pub ip: Ipv4Header,
 }
 
-/// What encapsulation puts before an inner IPv4 packet over an IPv4 underlay: 64 bytes in one store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
-#[repr(C, align(2))]
-pub struct EncapV4 {
-    /// Outer Ethernet header; its addresses are filled in by the neighbour subsystem on redirect.
-    pub eth: EthHeader,
-    /// Outer IPv4 header.
-    pub ip: Ipv4Header,
-    /// Outer UDP header.
-    pub udp: UdpHeader,
-    /// VXLAN header.
-    pub vxlan: VxlanHeader,
-    /// Inner Ethernet header.
-    pub inner_eth: EthHeader,
-}
-
 /// A frame with an IPv4 packet without options and the first 8 bytes of its transport header: ports, and the sequence
 /// number of TCP or length and checksum of UDP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
@@ -157,35 +142,6 @@ pub struct FlowV4 {
     pub dst_port: [u8; 2],
     /// TCP: sequence number. UDP: length and checksum.
     pub rest: [u8; 4],
-}
-
-/// What the fast path writes before the transport header's ports, and the ports: addresses, TTL and ports change with
-/// NAT and forwarding.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
-#[repr(C, align(2))]
-pub struct FrameV4 {
-    /// Ethernet header.
-    pub eth: EthHeader,
-    /// IPv4 header.
-    pub ip: Ipv4Header,
-    /// Source port.
-    pub src_port: [u8; 2],
-    /// Destination port.
-    pub dst_port: [u8; 2],
-}
-
-/// [`EncapV4`] and the start of the inner packet, in one store.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
-#[repr(C, align(2))]
-pub struct EncapFrameV4 {
-    /// The outer headers.
-    pub outer: EncapV4,
-    /// Inner IPv4 header.
-    pub ip: Ipv4Header,
-    /// Inner source port.
-    pub src_port: [u8; 2],
-    /// Inner destination port.
-    pub dst_port: [u8; 2],
 }
 
 /// What a tunnel packet looks like after its outer IPv4 header.
@@ -207,10 +163,7 @@ const _: () = assert!(size_of::<Ipv4Header>() == IPV4_LEN as usize);
 const _: () = assert!(size_of::<UdpHeader>() == UDP_LEN as usize);
 const _: () = assert!(size_of::<VxlanHeader>() == VXLAN_LEN as usize);
 const _: () = assert!(size_of::<EthIpv4>() == 34);
-const _: () = assert!(size_of::<EncapV4>() == 64);
 const _: () = assert!(size_of::<FlowV4>() == 42);
-const _: () = assert!(size_of::<FrameV4>() == 38);
-const _: () = assert!(size_of::<EncapFrameV4>() == 88);
 const _: () = assert!(size_of::<TunnelV4>() == 50);
 
 impl Ipv4Header {
@@ -226,29 +179,42 @@ impl Ipv4Header {
         }
     }
 
+    /// The header as 16-bit lanes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lanes(self) -> [u16; 10] {
+        bytemuck::must_cast(self)
+    }
+
     /// The header after one more hop and a change of addresses and TOS, checksum included.
     #[inline(always)]
     #[must_use]
-    pub fn forwarded(&self, tos: u8, src: [u8; 4], dst: [u8; 4]) -> Self {
-        let ttl = self.ttl.wrapping_sub(1);
-        let ([a, b, c, d], [e, f, g, h]) = (self.src, self.dst);
-        let ([i, j, k, l], [m, n, o, p]) = (src, dst);
+    pub fn forwarded(self, tos: u8, src: [u8; 4], dst: [u8; 4]) -> [u16; 10] {
+        let [version_tos, len, id, fragment, ttl_protocol, checksum, a, b, c, d] = self.lanes();
+        let new_version_tos = lane(self.version_ihl, tos);
+        let new_ttl_protocol = lane(self.ttl.wrapping_sub(1), self.protocol);
+        let ([e, f], [g, h]) = (pair(src), pair(dst));
         let changes = [
-            ([self.version_ihl, self.tos], [self.version_ihl, tos]),
-            ([self.ttl, self.protocol], [ttl, self.protocol]),
-            ([a, b], [i, j]),
-            ([c, d], [k, l]),
-            ([e, f], [m, n]),
-            ([g, h], [o, p]),
+            (version_tos, new_version_tos),
+            (ttl_protocol, new_ttl_protocol),
+            (a, e),
+            (b, f),
+            (c, g),
+            (d, h),
         ];
-        Self {
-            tos,
-            ttl,
-            src,
-            dst,
-            checksum: checksum::updated(self.checksum, changes),
-            ..*self
-        }
+        let checksum = checksum::updated(checksum, changes);
+        [
+            new_version_tos,
+            len,
+            id,
+            fragment,
+            new_ttl_protocol,
+            checksum,
+            e,
+            f,
+            g,
+            h,
+        ]
     }
 
     /// Whether the packet is a fragment: more follow, or this is not the first.
@@ -299,8 +265,8 @@ mod tests {
             dst: [10, 96, 0, 10],
             ..Ipv4Header::zeroed()
         };
-        header.checksum = checksum::ipv4_header(&bytemuck::must_cast(header));
-        let forwarded = header.forwarded(0x03, header.src, [10, 244, 2, 9]);
+        header.checksum = checksum::ipv4_header(header.lanes()).to_ne_bytes();
+        let forwarded: Ipv4Header = bytemuck::must_cast(header.forwarded(0x03, header.src, [10, 244, 2, 9]));
         assert_eq!(
             (forwarded.ttl, forwarded.tos, forwarded.dst),
             (63, 3, [10, 244, 2, 9])
@@ -311,7 +277,7 @@ mod tests {
         };
         assert_eq!(
             forwarded.checksum,
-            checksum::ipv4_header(&bytemuck::must_cast(plain))
+            checksum::ipv4_header(plain.lanes()).to_ne_bytes()
         );
     }
 

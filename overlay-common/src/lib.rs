@@ -15,6 +15,7 @@ pub mod ecn;
 pub mod encap;
 pub mod flow;
 pub mod headers;
+pub mod lanes;
 pub mod maps;
 pub mod priority;
 pub mod reason;

@@ -11,7 +11,6 @@ use overlay_common::flow::{
     DEFAULT_MAX_FLOWS, DEVICE_EPOCH_SLOTS, EgressFlow, Endpoint, FlowKey, IngressFlow, MAX_ENDPOINTS,
     PENDING_SLOTS, Pending, RETRY_SLOTS, Retry,
 };
-use overlay_common::headers::EncapFrameV4;
 use overlay_common::maps::{Counter, DEFAULT_MAX_PEERS, Peer, PeerStats, SubnetEntry};
 use overlay_common::reason::Reason;
 
@@ -75,7 +74,7 @@ pub(crate) struct Scratch {
     pub(crate) probes: Probes,
     pub(crate) lookup: Lookup,
     pub(crate) packet: FlowPacket,
-    pub(crate) headers: EncapFrameV4,
+    pub(crate) headers: [u64; 11],
 }
 
 /// How many probes this CPU has sent in the current window.

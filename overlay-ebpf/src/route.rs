@@ -30,11 +30,11 @@ pub(crate) struct Lookup {
     total_len: u16,
     ifindex: u32,
     tos: [u8; 4],
-    src: [u8; 16],
-    dst: [u8; 16],
+    src: [u32; 4],
+    dst: [u32; 4],
     table: u32,
     mark: u32,
-    macs: [u8; 8],
+    macs: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Lookup>() == size_of::<FibLookup>());
@@ -46,8 +46,8 @@ const LOOKUP_LEN: i32 = len_of::<Lookup>().cast_signed();
 pub(crate) struct NextHop {
     /// `AF_INET` or `AF_INET6`: a gateway may be of the other family.
     family: u32,
-    /// Network byte order; IPv4 in the first 4 bytes.
-    address: [u8; 16],
+    /// As it is in memory, network byte order; IPv4 in the first 4 bytes.
+    address: [u32; 4],
 }
 
 /// What the way to a peer depends on.
@@ -82,7 +82,7 @@ pub(crate) fn to_peer(skb: &Skb<'_>, config: &Config, to: &To<'_>) -> Result<Nex
         dst: v4_member(to.vtep.low_v4()),
         table: 0,
         mark: 0,
-        macs: [0; 8],
+        macs: [0; 2],
     };
     if config.fib_flags & FIB_LOOKUP_MARK != 0 {
         lookup.mark = to.mark;
@@ -140,6 +140,6 @@ fn ask(skb: &Skb<'_>, lookup: &mut Lookup, flags: u32) -> u32 {
 
 /// The IPv4 member of a union with an IPv6 address.
 #[inline(always)]
-const fn v4_member([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+const fn v4_member(address: [u8; 4]) -> [u32; 4] {
+    [u32::from_ne_bytes(address), 0, 0, 0]
 }

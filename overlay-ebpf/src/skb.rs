@@ -65,16 +65,18 @@ impl<'a> Skb<'a> {
     /// Writes `value` at `offset` from the Ethernet header. Returns whether it was written.
     #[inline(always)]
     pub(crate) fn write<T: Pod>(&self, offset: u32, value: &T) -> bool {
-        // SAFETY: the helper reads `size_of::<T>()` bytes of `value` and checks the bounds of the packet.
-        let result = unsafe {
-            bpf_skb_store_bytes(
-                self.raw(),
-                offset,
-                core::ptr::from_ref(value).cast(),
-                len_of::<T>(),
-                0,
-            )
-        };
+        self.write_start(offset, value, len_of::<T>())
+    }
+
+    /// [`Self::write`] of the first `len` bytes of `value`; nothing if it has less.
+    #[inline(always)]
+    pub(crate) fn write_start<T: Pod>(&self, offset: u32, value: &T, len: u32) -> bool {
+        if len > len_of::<T>() {
+            return false;
+        }
+        // SAFETY: the helper reads `len` bytes of `value` and checks the bounds of the packet.
+        let result =
+            unsafe { bpf_skb_store_bytes(self.raw(), offset, core::ptr::from_ref(value).cast(), len, 0) };
         result == 0
     }
 

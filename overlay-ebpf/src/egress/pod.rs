@@ -5,7 +5,8 @@ use overlay_common::config::Config;
 use overlay_common::ecn;
 use overlay_common::encap::{self, Packet};
 use overlay_common::flow::{EgressFlow, FLOW_NAT, FlowKey, PENDING_EGRESS, PENDING_PROBE};
-use overlay_common::headers::{ETHERTYPE_IPV4, EncapFrameV4};
+use overlay_common::headers::ETHERTYPE_IPV4;
+use overlay_common::lanes::{lane, word};
 use overlay_common::maps::SubnetEntry;
 use overlay_common::priority;
 use overlay_common::reason::Reason;
@@ -135,21 +136,29 @@ fn encapsulate(
     let len = packet.len();
     // SAFETY: this CPU's room.
     let headers = unsafe { &mut (*maps::scratch().ok_or(Reason::EncapRefused)?).headers };
-    *headers = EncapFrameV4 {
-        outer: encap::headers_v4(
-            config,
-            &SubnetEntry::new(flow.vtep, flow.vtep_mac),
-            Packet {
-                inner_len: len,
-                inner_tos: ip.tos,
-                ip_id: push::fresh_ip_id(),
-                source_port: flow.source_port,
-            },
-        ),
-        ip: ip.forwarded(ip.tos, ip.src, flow.dst.low_v4()),
-        src_port: packet.key.src_port,
-        dst_port: flow.dst_port,
+    let outer = Packet {
+        inner_len: len,
+        inner_tos: ip.tos,
+        ip_id: push::fresh_ip_id(),
+        source_port: flow.source_port,
     };
+    let [a, b, c, d, e, f, g, h] =
+        encap::headers_v4(config, &SubnetEntry::new(flow.vtep, flow.vtep_mac), outer);
+    let [i, j, k, l, m, n, o, p, q, r] = ip.forwarded(ip.tos, ip.src, flow.dst.low_v4());
+    let [src_port, dst_port] = [packet.key.src_port, flow.dst_port].map(|[high, low]| lane(high, low));
+    *headers = [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+        word([i, j, k, l]),
+        word([m, n, o, p]),
+        word([q, r, src_port, dst_port]),
+    ];
     // Making room resets the count.
     let segments = skb.segments();
     push::make_room(skb)?;

@@ -77,22 +77,20 @@ pub(crate) fn parse(skb: &Skb<'_>, offset: u32) -> Option<&'static FlowPacket> {
         IPPROTO_TCP => (headers.rest, tcp_role(skb, offset + ETH_LEN + IPV4_LEN)?),
         _ => return None,
     };
-    let key = FlowKey::new(
+    // SAFETY: this CPU's room.
+    let packet = unsafe { &mut (*maps::scratch()?).packet };
+    // In words: the lookup reads it in words at once.
+    *bytemuck::must_cast_mut(&mut packet.key) = FlowKey::words(
         Addr::from_v4(ip.src),
         headers.src_port,
         Addr::from_v4(ip.dst),
         headers.dst_port,
         ip.protocol,
     );
-    // SAFETY: this CPU's room.
-    let packet = unsafe { &mut (*maps::scratch()?).packet };
-    *packet = FlowPacket {
-        eth: headers.eth,
-        ip,
-        key,
-        sequence,
-        role,
-    };
+    packet.eth = headers.eth;
+    packet.ip = ip;
+    packet.sequence = sequence;
+    packet.role = role;
     Some(packet)
 }
 

@@ -8,7 +8,8 @@ use overlay_common::addr::Addr;
 use overlay_common::config::Config;
 use overlay_common::encap::OVERHEAD_V4;
 use overlay_common::flow::{FLOW_NAT, FlowKey, IngressFlow, PENDING_INGRESS, PENDING_PROBE};
-use overlay_common::headers::{ETHERTYPE_IPV4, EthHeader, FrameV4};
+use overlay_common::headers::{ETH_LEN, ETHERTYPE_IPV4, IPV4_LEN};
+use overlay_common::lanes::{lane, mac, word};
 
 use crate::egress::{InnerSize, segment_len};
 use crate::flow::packet::FlowPacket;
@@ -22,6 +23,9 @@ const ADJ_ROOM_MAC: u32 = 1;
 
 /// Aggregates keep their segment size; checksums that the device has verified stay so.
 const DECAP_FLAGS: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+
+/// Ethernet and IPv4 header and the ports behind them, in bytes: what forwarding and NAT change.
+const FRAME_LEN: u32 = ETH_LEN + IPV4_LEN + 4;
 
 /// Why a packet was not delivered.
 pub(super) enum Failure {
@@ -88,17 +92,18 @@ pub(super) fn into_pod(
     flow: &IngressFlow,
     tos: u8,
 ) -> Result<(), Failure> {
-    let frame = FrameV4 {
-        eth: EthHeader {
-            dst: flow.dst_mac,
-            src: flow.src_mac,
-            ethertype: ETHERTYPE_IPV4,
-        },
-        ip: packet.ip.forwarded(tos, flow.src.low_v4(), packet.ip.dst),
-        src_port: flow.src_port,
-        dst_port: packet.key.dst_port,
-    };
-    if !skb.write(0, &frame) {
+    let ([a, b, c], [d, e, f]) = (mac(flow.dst_mac), mac(flow.src_mac));
+    let [g, h] = [ETHERTYPE_IPV4, flow.src_port].map(|[high, low]| lane(high, low));
+    let [i, j, k, l, m, n, o, p, q, r] = packet.ip.forwarded(tos, flow.src.low_v4(), packet.ip.dst);
+    let dst_port = lane(packet.key.dst_port[0], packet.key.dst_port[1]);
+    let frame = [
+        word([a, b, c, d]),
+        word([e, f, g, i]),
+        word([j, k, l, m]),
+        word([n, o, p, q]),
+        word([r, h, dst_port, 0]),
+    ];
+    if !skb.write_start(0, &frame, FRAME_LEN) {
         return Err(Failure::Lost);
     }
     if flow.state & FLOW_NAT != 0 {

@@ -6,6 +6,10 @@ use super::result::{Mode, Target, Wire, Workload};
 
 /// So many flows are each used only a few times per second.
 pub(super) const MANY: u32 = 5_000;
+/// So many flows take a while to be used once each.
+const SOME: u32 = 100;
+/// How long the flows are used again after something else has run, so that every mode begins a slice alike.
+pub(super) const TOUCH: Duration = Duration::from_millis(10);
 /// What is not learned by then is measured as it is.
 pub(super) const LONGEST_WARM_UP: Duration = Duration::from_secs(6);
 
@@ -31,10 +35,11 @@ impl Case {
         Duration::from_millis(match self.workload {
             // Each connection is new in any case.
             Workload::TcpCrr => 20,
-            Workload::Udp64 | Workload::Udp1400 | Workload::TcpBulk => 120,
+            Workload::Udp64 | Workload::Udp1400 | Workload::TcpBulk => 60,
             Workload::TcpRr | Workload::UdpRr | Workload::OutsideRr => match self.flows {
                 MANY.. => 300,
-                _ => 100,
+                SOME.. => 100,
+                _ => 30,
             },
         })
     }
@@ -53,7 +58,8 @@ impl Case {
     /// How long a slice is. Many flows take longer, since each shall be used a few times.
     pub(super) fn slice(self, of_one_flow: Duration) -> Duration {
         match self.flows {
-            MANY.. => 2 * of_one_flow,
+            MANY.. => 8 * of_one_flow,
+            SOME.. => 3 * of_one_flow,
             _ => of_one_flow,
         }
     }
@@ -77,13 +83,20 @@ impl Case {
     }
 }
 
+/// How often each mode is measured: many flows take long to set up and to learn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Rounds {
+    few: u32,
+    some: u32,
+    many: u32,
+}
+
 /// What a run does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
     pub(super) cases: Vec<Case>,
     pub(super) modes: Vec<Mode>,
-    rounds: u32,
-    rounds_of_many: u32,
+    rounds: Rounds,
     pub(super) slice: Duration,
 }
 
@@ -97,17 +110,33 @@ impl Plan {
             cases,
             modes: Mode::ALL.into_iter().filter(wanted).collect(),
             // Many short slices: what else the machine does then hits all modes alike.
-            rounds: rounds.unwrap_or(if quick { 3 } else { 8 }),
-            rounds_of_many: rounds.unwrap_or(if quick { 3 } else { 5 }),
-            slice: Duration::from_millis(if quick { 200 } else { 300 }),
+            rounds: match (rounds, quick) {
+                (Some(n), _) => Rounds {
+                    few: n,
+                    some: n,
+                    many: n,
+                },
+                (None, true) => Rounds {
+                    few: 7,
+                    some: 3,
+                    many: 3,
+                },
+                (None, false) => Rounds {
+                    few: 31,
+                    some: 11,
+                    many: 5,
+                },
+            },
+            slice: Duration::from_millis(80),
         }
     }
 
-    /// How often each mode of `case` is measured. Many flows take long to learn.
+    /// How often each mode of `case` is measured.
     pub(super) fn rounds(&self, case: Case) -> u32 {
         match case.flows {
-            MANY.. => self.rounds_of_many,
-            _ => self.rounds,
+            MANY.. => self.rounds.many,
+            SOME.. => self.rounds.some,
+            _ => self.rounds.few,
         }
     }
 
@@ -135,7 +164,7 @@ impl Plan {
             let modes = self.modes.iter().filter(|mode| case.concerns(**mode));
             modes.map(|mode| {
                 let setting_up = Duration::from_micros(u64::from(case.flows) * 60 + 20_000);
-                let status = Duration::from_millis(40);
+                let status = Duration::from_millis(40) + TOUCH;
                 // As many transactions per second as on a slow machine.
                 let learning = Duration::from_micros(case.warm_up_transactions(*mode) * 50);
                 let warm_up = case.warm_up().max(learning).min(LONGEST_WARM_UP);
