@@ -90,8 +90,7 @@ impl Grown {
                     .copied()
                     .unwrap_or_default();
                 format!(
-                    "{what} on {of_node}: {} counted by the load generator, and by the agent {counters:?}",
-                    amount
+                    "{what} on {of_node}: {amount} counted by the load generator, and by the agent {counters:?}"
                 )
             };
             match (mode, workload) {

@@ -122,7 +122,7 @@ impl Plan {
                     many: 3,
                 },
                 (None, false) => Rounds {
-                    few: 31,
+                    few: 25,
                     some: 11,
                     many: 5,
                 },

@@ -4,6 +4,7 @@ use super::bed;
 use super::load::Cpus;
 use super::plan::Plan;
 use super::rules::SERVICES;
+use super::{ATTEMPTS, TOLERATED};
 
 /// One sentence each.
 pub(super) fn describe(plan: &Plan, cpus: Cpus) -> Vec<String> {
@@ -17,6 +18,10 @@ pub(super) fn describe(plan: &Plan, cpus: Cpus) -> Vec<String> {
             "Each mode has two nodes of its own in network namespaces, connected by a veth pair; the modes take turns in \
              slices of {} ms (3 times that with 1,000 flows, 8 times with 10,000), in an order that changes from round to round.",
             plan.slice.as_millis()
+        ),
+        format!(
+            "A slice of which the hypervisor took more than one {TOLERATED}th away (`steal` of both CPUs, /proc/stat) is \
+             measured again, {ATTEMPTS} times at most, and the least disturbed one counts."
         ),
         format!(
             "Request/response: both ends are threads of one process on CPU {}, with up to 32 requests under way where there \
