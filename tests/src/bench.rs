@@ -13,6 +13,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use self::bed::Bed;
 use self::counters::Counters;
+use self::ending::Outcome;
 use self::load::{Cpus, Sample, Session};
 use self::plan::{Case, LONGEST_WARM_UP, Plan, TOUCH};
 use self::priority::Priority;
@@ -23,6 +24,7 @@ use crate::{agent, bench_report, requirements};
 
 mod bed;
 mod counters;
+pub mod ending;
 mod load;
 pub(crate) mod machine;
 mod plan;
@@ -54,15 +56,6 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// Where the report is written as HTML.
     pub report: Option<PathBuf>,
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// How many floors were missed.
-    pub missed: usize,
-    /// How much went wrong, so that the results are not to be trusted.
-    pub problems: usize,
 }
 
 /// Runs the benchmark and prints what it found.
@@ -134,21 +127,15 @@ fn program_costs(cpus: Cpus) -> Result<Vec<ProgramCost>> {
 }
 
 fn finish(run: &Run, options: &Options) -> Result<Outcome> {
-    let missed = table::print(run);
+    let outcome = table::print(run);
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(run)? + "\n";
-        std::fs::write(path, text)
-            .with_context(|| format!("cannot write the results to {}", path.display()))?;
-        println!("results: {}", path.display());
+        ending::write_json(run, path)?;
     }
     if let Some(path) = &options.report {
         bench_report::write(run, path)?;
         println!("report:  {}", path.display());
     }
-    Ok(Outcome {
-        missed,
-        problems: run.problems.len(),
-    })
+    Ok(outcome)
 }
 
 /// The modes of one case, and what each round found.

@@ -18,6 +18,7 @@ use self::process::AgentProcess;
 use self::result::{Entry, Figure, Kind, Load, Run};
 use self::start::Start;
 use crate::api_server::Binaries;
+use crate::bench::ending::{self, Outcome};
 use crate::bench::machine;
 use crate::bench::priority::Priority;
 use crate::{agent, requirements};
@@ -56,15 +57,6 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// Where the report is written as HTML.
     pub report: Option<PathBuf>,
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// How many floors were missed.
-    pub missed: usize,
-    /// How much went wrong, so that the results are not to be trusted.
-    pub problems: usize,
 }
 
 /// Runs the benchmark and prints what it found.
@@ -270,19 +262,13 @@ impl Size<'_> {
 }
 
 fn finish(run: &Run, options: &Options) -> Result<Outcome> {
-    let missed = table::print_end(run);
+    let outcome = table::print_end(run);
     if let Some(path) = &options.json {
-        let text = serde_json::to_string_pretty(run)? + "\n";
-        std::fs::write(path, text)
-            .with_context(|| format!("cannot write the results to {}", path.display()))?;
-        println!("results: {}", path.display());
+        ending::write_json(run, path)?;
     }
     if let Some(path) = &options.report {
         report::write(run, path)?;
         println!("report:  {}", path.display());
     }
-    Ok(Outcome {
-        missed,
-        problems: run.problems.len(),
-    })
+    Ok(outcome)
 }

@@ -1,5 +1,6 @@
 //! The results as text.
 
+use super::ending::{self, Outcome, word};
 use super::plan::Case;
 use super::result::{Entry, Mode, Run};
 use crate::bench_report::floors::{Check, Subject, checks};
@@ -13,8 +14,8 @@ pub(super) fn print_case(case: Case, measured: &[Entry]) {
     println!("{:<44} {}", case.name(), numbers.join("  "));
 }
 
-/// The whole table, the floors, and the problems. Returns how many floors were missed.
-pub(super) fn print(run: &Run) -> usize {
+/// The whole table, the floors, and the problems. Returns how it ended.
+pub(super) fn print(run: &Run) -> Outcome {
     println!("\n{}", header());
     for subject in Subject::all(run) {
         for mode in Mode::ALL {
@@ -23,25 +24,16 @@ pub(super) fn print(run: &Run) -> usize {
             }
         }
     }
-    let checks = checks(run);
-    println!("\nfloors (median by median of the same run)");
-    for check in &checks {
-        println!("  {}", verdict(check));
-    }
-    let missed = checks.iter().filter(|check| check.met() == Some(false)).count();
-    let unknown = checks.iter().filter(|check| check.met().is_none()).count();
-    println!(
-        "{} floors met, {missed} MISSED, {unknown} not measured; {} s",
-        checks.len() - missed - unknown,
-        run.machine.seconds
-    );
-    if !run.problems.is_empty() {
-        println!("\nNOT TO BE TRUSTED: {} problems", run.problems.len());
-        for problem in &run.problems {
-            println!("  ✗ {problem}");
-        }
-    }
-    missed
+    let floors: Vec<_> = checks(run)
+        .iter()
+        .map(|check| (verdict(check), check.met()))
+        .collect();
+    ending::print(
+        "floors (median by median of the same run)",
+        &floors,
+        run.machine.seconds,
+        &run.problems,
+    )
 }
 
 fn header() -> String {
@@ -79,11 +71,10 @@ fn verdict(check: &Check) -> String {
         flows,
         wire,
     } = check.subject;
-    let (found, word) = match (check.found, check.met()) {
-        (Some(ratio), Some(true)) => (format!("{:.3}", ratio.median), "met"),
-        (Some(ratio), _) => (format!("{:.3}", ratio.median), "MISSED"),
-        (None, _) => ("–".to_owned(), "not measured"),
-    };
+    let found = check
+        .found
+        .map_or_else(|| "–".to_owned(), |ratio| format!("{:.3}", ratio.median));
+    let word = word(check.met());
     format!(
         "{workload:<10} {target:<7} {flows:>6} {wire:<8} {:<4}/{:<6} {found:>7}  floor {:.2}  {word}",
         check.mode, check.against, check.floor

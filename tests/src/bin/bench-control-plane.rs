@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use overlay_testbed::bench::ending::exit_code;
 use overlay_testbed::control_plane_bench::{self, Options};
 
 /// Measures how fast an agent follows a cluster of thousands of nodes, and what that costs.
@@ -39,14 +40,5 @@ fn main() -> ExitCode {
         json: arguments.json,
         report: arguments.report,
     };
-    match control_plane_bench::run(&options) {
-        Ok(outcome) if outcome.problems > 0 => ExitCode::FAILURE,
-        Ok(outcome) if arguments.check && outcome.missed > 0 => ExitCode::FAILURE,
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Without the backtrace that `{:?}` would add: the causes say what to do.
-            eprintln!("\n✗ The benchmark ends here: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(control_plane_bench::run(&options), arguments.check)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser as _;
+use overlay_testbed::bench::ending::exit_code;
 use overlay_testbed::bench::result::{Mode, Workload};
 use overlay_testbed::bench::{self, Options};
 
@@ -63,14 +64,5 @@ fn main() -> ExitCode {
         json: arguments.json,
         report: arguments.report,
     };
-    match bench::run(&options) {
-        Ok(outcome) if outcome.problems > 0 => ExitCode::FAILURE,
-        Ok(outcome) if arguments.check && outcome.missed > 0 => ExitCode::FAILURE,
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Without the backtrace that `{:?}` would add: the causes say what to do.
-            eprintln!("\n✗ The benchmark ends here: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(bench::run(&options), arguments.check)
 }

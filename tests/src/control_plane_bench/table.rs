@@ -2,6 +2,7 @@
 
 use super::floors::{Check, checks};
 use super::result::{Entry, Kind, Load, Run};
+use crate::bench::ending::{self, Outcome, word};
 
 /// One line as soon as it was measured.
 pub(super) fn print_entry(entry: &Entry) {
@@ -16,8 +17,8 @@ pub(super) fn print_header() {
     );
 }
 
-/// The floors and the problems. Returns how many floors were missed.
-pub(super) fn print_end(run: &Run) -> usize {
+/// The floors and the problems. Returns how it ended.
+pub(super) fn print_end(run: &Run) -> Outcome {
     let sizes: Vec<_> = Kind::ALL
         .into_iter()
         .filter_map(|kind| run.results.iter().find(|entry| entry.node_kind == kind))
@@ -27,25 +28,16 @@ pub(super) fn print_end(run: &Run) -> usize {
     for sentence in &run.setup {
         println!("  {sentence}");
     }
-    let checks = checks(run);
-    println!("\nfloors (the most that is allowed)");
-    for check in &checks {
-        println!("  {}", verdict(check));
-    }
-    let missed = checks.iter().filter(|check| check.met() == Some(false)).count();
-    let unknown = checks.iter().filter(|check| check.met().is_none()).count();
-    println!(
-        "{} floors met, {missed} MISSED, {unknown} not measured; {} s",
-        checks.len() - missed - unknown,
-        run.machine.seconds
-    );
-    if !run.problems.is_empty() {
-        println!("\nNOT TO BE TRUSTED: {} problems", run.problems.len());
-        for problem in &run.problems {
-            println!("  ✗ {problem}");
-        }
-    }
-    missed
+    let floors: Vec<_> = checks(run)
+        .iter()
+        .map(|check| (verdict(check), check.met()))
+        .collect();
+    ending::print(
+        "floors (the most that is allowed)",
+        &floors,
+        run.machine.seconds,
+        &run.problems,
+    )
 }
 
 fn line(entry: &Entry) -> String {
@@ -65,11 +57,7 @@ fn line(entry: &Entry) -> String {
 }
 
 fn verdict(check: &Check) -> String {
-    let word = match check.met() {
-        Some(true) => "met",
-        Some(false) => "MISSED",
-        None => "not measured",
-    };
+    let word = word(check.met());
     let found = check.found.map_or_else(|| "–".to_owned(), number);
     format!(
         "{:<58} {found:>8} {:<4} floor {:>5}  {word}",
