@@ -18,6 +18,7 @@ mod attach;
 mod burst;
 mod clsact;
 mod kernel;
+mod loader;
 mod logs;
 mod maps;
 mod object;

@@ -3,12 +3,12 @@
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
+use aya::Ebpf;
 use aya::programs::{ProgramError, SchedClassifier};
-use aya::{Ebpf, EbpfLoader};
-use overlay_common::maps::{EGRESS_FLOWS, INGRESS_FLOWS, PEER_STATS, PEERS, SUBNETS};
 use overlay_core::action::Program;
 
 use super::Capacity;
+use super::loader::loader;
 use super::pins::{Pins, map_names};
 
 /// The compiled programs of `overlay-ebpf`: an ELF object with BTF.
@@ -74,19 +74,6 @@ pub(super) fn load_and_pin(pins: &Pins, capacity: Capacity) -> Result<()> {
     let mut object = loader.load(OBJECT).context("cannot create the eBPF maps")?;
     verify(&mut object, &missing)?;
     pin(&mut object, &missing, pins)
-}
-
-fn loader(capacity: Capacity) -> EbpfLoader<'static> {
-    let mut loader = EbpfLoader::new();
-    // The kernel's own types, 10 MB of them: nothing in the object is relocated by them.
-    loader.btf(None);
-    for name in [SUBNETS, PEERS, PEER_STATS] {
-        loader.map_max_entries(name, capacity.peers);
-    }
-    for name in [EGRESS_FLOWS, INGRESS_FLOWS] {
-        loader.map_max_entries(name, capacity.flows);
-    }
-    loader
 }
 
 /// Loads programs, all at the same time: the kernel takes up to 100 ms to verify one.
