@@ -1,5 +1,7 @@
 //! Carries out a plan: keeps its order, isolates its failures.
 
+mod together;
+
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -10,6 +12,7 @@ use overlay_core::observed::{Keys, Observed};
 use overlay_core::order::Failures;
 use tokio::time::Instant;
 
+use self::together::{Cut, inverse};
 use super::groups::{Group, groups};
 use super::kernel::Kernel;
 use super::retries::Retries;
@@ -70,9 +73,13 @@ pub async fn execute<'a, K: Kernel>(
     };
     let grouped: Vec<_> = steps.iter().zip(groups(steps, observed)).collect();
     // Steps of one kind do not rely on each other, so the kernel may get many at once.
-    for kind in grouped.chunk_by(|(a, _), (b, _)| a.action.is_same_kind(&b.action)) {
-        let mut ready = Vec::with_capacity(kind.len());
-        for (step, group) in kind {
+    let cut = match scope {
+        Scope::Everything => Cut::Kinds,
+        Scope::Peers(_) => Cut::of(steps, observed),
+    };
+    for call in grouped.chunk_by(|(a, _), (b, _)| cut.joins(&a.action, &b.action)) {
+        let mut ready = Vec::with_capacity(call.len());
+        for (step, group) in call {
             if run.waits(&step.action) {
                 run.not_done(step, *group);
             } else if let Some(actual) = run.actual(&step.action) {
@@ -85,12 +92,20 @@ pub async fn execute<'a, K: Kernel>(
         }
         let actions: Vec<&Action> = ready.iter().map(|(.., actual)| actual.as_ref()).collect();
         let results = kernel.execute(&actions).await;
+        let mut too_much = Vec::new();
         for ((step, group, actual), result) in ready.into_iter().zip(results) {
-            match result {
-                Ok(()) => run.done(step, group, actual),
-                Err(error) => run.failed(step, group, &error),
+            if run.failures.blocks(&step.action) {
+                // What it relies on was refused in the same call.
+                run.not_done(step, group);
+                too_much.extend(result.ok().map(|()| &step.action));
+            } else {
+                match result {
+                    Ok(()) => run.done(step, group, actual),
+                    Err(error) => run.failed(step, group, &error),
+                }
             }
         }
+        run.take_back(kernel, &too_much).await;
     }
     let Run { report, retries, .. } = run;
     if !retries.is_empty() {
@@ -159,6 +174,32 @@ impl<'a> Run<'a, '_> {
         self.retries
             .failed(&name, step.action.subject(), message, Instant::now());
         self.not_done(step, group);
+    }
+
+    /// Undoes what was carried out, in this order, though it should have waited. What stays is known to be there: the
+    /// next plan, which the refused step makes due, starts from that.
+    async fn take_back<K: Kernel>(&mut self, kernel: &mut K, too_much: &[&Action]) {
+        if too_much.is_empty() {
+            return;
+        }
+        let back: Vec<_> = too_much
+            .iter()
+            .rev()
+            .map(|action| (*action, inverse(action)))
+            .collect();
+        let inverses: Vec<&Action> = back.iter().filter_map(|(_, inverse)| inverse.as_ref()).collect();
+        let mut results = kernel.execute(&inverses).await.into_iter();
+        for (action, inverse) in &back {
+            let result = inverse.as_ref().and_then(|_| results.next());
+            match result {
+                Some(Ok(())) => log::debug!("taken back: {action}"),
+                Some(Err(error)) => {
+                    log::debug!("cannot take back: {action}: {error:#}");
+                    self.report.altered.push((*action).clone());
+                }
+                None => self.report.altered.push((*action).clone()),
+            }
+        }
     }
 
     fn not_done(&mut self, step: &Step, group: Group) {

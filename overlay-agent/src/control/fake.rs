@@ -78,6 +78,8 @@ pub(crate) struct State {
     /// Actions that read so at their beginning.
     refused_kinds: Vec<&'static str>,
     attempts: usize,
+    /// How often something was asked for, in one call.
+    calls: usize,
 }
 
 impl FakeKernel {
@@ -121,6 +123,10 @@ impl FakeKernel {
 
     pub(crate) fn attempts(&self) -> usize {
         self.0.borrow().attempts
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.0.borrow().calls
     }
 
     fn node_facts(&self) -> Result<NodeFacts> {
@@ -193,6 +199,7 @@ impl Kernel for FakeKernel {
 
     async fn execute(&mut self, actions: &[&Action]) -> Vec<Result<()>> {
         let mut state = self.0.borrow_mut();
+        state.calls += 1;
         actions.iter().map(|action| state.execute(action)).collect()
     }
 

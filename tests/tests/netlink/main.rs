@@ -28,4 +28,6 @@ mod protocols;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod together;
+#[cfg(test)]
 mod underlay;
