@@ -6,6 +6,7 @@
 
 mod batch;
 pub(crate) mod notifications;
+pub(crate) mod socket_filter;
 
 use std::io;
 

@@ -12,6 +12,7 @@ use rtnetlink::proto::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use super::Netlink;
 use super::filter::{Filter, Watched};
 use crate::rtnl::notifications::{DATAGRAM, receive, subscribe};
+use crate::rtnl::socket_filter::others_changes_only;
 
 /// Groups that tell of links, addresses, routes, and neighbours (forwarding database entries among them).
 const GROUPS: [MulticastGroup; 4] = [
@@ -40,6 +41,8 @@ pub struct Events {
     filter: Filter,
     /// `None` after an error, until another can be opened.
     socket: Option<TokioSocket>,
+    /// The port of which the kernel tells this socket nothing but what the notes are for.
+    silenced: Option<u32>,
     buffer: Vec<u8>,
     /// Notifications were lost: the devices' indices are uncertain, and whoever waits must look at everything.
     lost: bool,
@@ -64,6 +67,7 @@ impl Netlink {
                 subscribe(&GROUPS, RECEIVE_BUFFER)
                     .context("subscribing to changes of links, addresses, routes and neighbours")?,
             ),
+            silenced: None,
             buffer: Vec::with_capacity(DATAGRAM),
             lost: false,
         };
@@ -106,6 +110,7 @@ impl Events {
                 match subscribe(&GROUPS, RECEIVE_BUFFER) {
                     Ok(socket) => {
                         self.socket = Some(socket);
+                        self.silenced = None;
                         self.lost = true;
                     }
                     Err(error) => {
@@ -117,6 +122,11 @@ impl Events {
                 }
                 continue;
             };
+            let port = self.filter.own.port();
+            if let Some(port) = port.filter(|_| port != self.silenced) {
+                others_changes_only(socket.socket_ref(), port);
+            }
+            self.silenced = port;
             let answered = self.filter.own.answered();
             let received = match queued(socket, &mut self.buffer) {
                 Some(received) => received,

@@ -113,6 +113,11 @@ impl Sender {
 }
 
 impl Listener {
+    /// The port of the socket that sends requests, once there was one.
+    pub(super) fn port(&self) -> Option<u32> {
+        lock(&self.0).port
+    }
+
     /// Whether a notification that names this port was caused by us.
     pub(super) fn is_own(&self, port: u32) -> bool {
         port != 0 && lock(&self.0).port == Some(port)

@@ -9,11 +9,12 @@ use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkBuffer;
-use rtnetlink::proto::sys::{SocketAddr, TokioSocket};
+use rtnetlink::proto::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
 use tokio::task::unconstrained;
 
 use super::links::host_route;
 use crate::rtnl::notifications::{DATAGRAM, receive, subscribe};
+use crate::rtnl::socket_filter::host_routes_only;
 use crate::rtnl::u32_at;
 
 // linux/rtnetlink.h
@@ -42,7 +43,7 @@ const GROUPS: [MulticastGroup; 4] = [
     MulticastGroup::Ipv4Route,
 ];
 
-/// Receive buffer in bytes: the routes of 15,000 peers come as one burst.
+/// Receive buffer in bytes: hundreds of pods may come or go as one burst.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// Datagrams that are merged at most.
@@ -80,7 +81,7 @@ impl Events {
     /// Subscribes in the network namespace of the calling thread. Needs a tokio runtime.
     pub(super) fn subscribe() -> io::Result<Self> {
         Ok(Self {
-            socket: Some(subscribe(&GROUPS, RECEIVE_BUFFER)?),
+            socket: Some(open()?),
             buffer: Vec::with_capacity(DATAGRAM),
             subnet: None,
             own_port: None,
@@ -92,7 +93,7 @@ impl Events {
     pub(super) async fn changed(&mut self) {
         while !self.news.any && !self.news.lost {
             let Some(socket) = &self.socket else {
-                match subscribe(&GROUPS, RECEIVE_BUFFER) {
+                match open() {
                     Ok(socket) => {
                         self.socket = Some(socket);
                         self.news.lost = true;
@@ -138,6 +139,13 @@ impl Events {
             }
         }
     }
+}
+
+/// The routes to peers wake nobody here: one for each, in the moment in which the other loop needs the CPU.
+fn open() -> io::Result<TokioSocket> {
+    let socket = subscribe(&GROUPS, RECEIVE_BUFFER)?;
+    host_routes_only(socket.socket_ref());
+    Ok(socket)
 }
 
 impl News {
