@@ -208,7 +208,7 @@ impl Dataplane {
                 let _alone = pins::exclusive();
                 self.attach(*hook, device)
             }
-            DataplaneAction::ForgetFlows => maps::forget_flows(&self.pins),
+            DataplaneAction::ForgetFlows => self.entries.forget_flows(&self.pins),
             DataplaneAction::SetConfig(config) => maps::set_config(&self.pins, config),
             DataplaneAction::SetPeer { vtep, subnet } => self.entries.set_peer(&self.pins, *vtep, *subnet),
             DataplaneAction::RemovePeer(address) => self.entries.remove_peer(&self.pins, *address),

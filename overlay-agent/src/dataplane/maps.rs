@@ -23,7 +23,7 @@ use overlay_common::reason::Reason;
 
 pub(super) use self::entries::Entries;
 pub use self::flows::FlowCounts;
-pub(super) use self::flows::{count as flow_counts, forget as forget_flows};
+pub(super) use self::flows::count as flow_counts;
 pub(super) use self::layout::{State, state};
 pub(super) use self::peers::{peer_stats, peers};
 use super::pins::Pins;

@@ -7,19 +7,21 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{Map, MapError, PerCpuValues};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuValues};
 use ipnet::IpNet;
 use overlay_common::addr::{Addr, MaskedPrefix};
-use overlay_common::maps::{PEER_STATS, PEERS, Peer, PeerStats, SUBNETS, SubnetEntry};
+use overlay_common::config::Config;
+use overlay_common::maps::{CONFIG, PEER_STATS, PEERS, Peer, PeerStats, SUBNETS, SubnetEntry};
 
 use super::peers::{Peers, Stats};
 use super::slots::{Slot, Slots};
-use super::{Subnets, absent_is_removed, explain_full, key_of, typed};
+use super::{Subnets, absent_is_removed, explain_full, flows, key_of, typed};
 use crate::dataplane::pins::Pins;
 
 /// Writes the entries of peers.
 #[derive(Default)]
 pub(in crate::dataplane) struct Entries {
+    config: Kept<Array<MapData, Config>>,
     peers: Kept<Peers>,
     subnets: Kept<Subnets>,
     places: Places,
@@ -83,6 +85,11 @@ impl Entries {
         let (stats, _) = entries.places.stats.open(pins, PEER_STATS)?;
         entries.places.slots = Some(Slots::unused(stats.len()));
         Ok(entries)
+    }
+
+    pub(in crate::dataplane) fn forget_flows(&mut self, pins: &Pins) -> Result<()> {
+        let (config, _) = self.config.open(pins, CONFIG)?;
+        flows::forget(config)
     }
 
     pub(in crate::dataplane) fn set_subnet(

@@ -5,7 +5,7 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, MapData};
 use overlay_common::config::Config;
 use overlay_common::flow::{EgressFlow, Endpoint, FlowKey, IngressFlow};
-use overlay_common::maps::{CONFIG, EGRESS_FLOWS, ENDPOINTS, INGRESS_FLOWS};
+use overlay_common::maps::{EGRESS_FLOWS, ENDPOINTS, INGRESS_FLOWS};
 
 use super::typed;
 use crate::dataplane::pins::Pins;
@@ -24,8 +24,7 @@ pub struct FlowCounts {
 }
 
 /// Raises the epoch, so that no flow entry is used any more. Without a configuration there is none.
-pub(in crate::dataplane) fn forget(pins: &Pins) -> Result<()> {
-    let mut map: Array<MapData, Config> = typed(pins, CONFIG)?;
+pub(super) fn forget(map: &mut Array<MapData, Config>) -> Result<()> {
     let config = map.get(&0, 0).context("cannot read the CONFIG entry")?;
     if config.abi == 0 {
         return Ok(());
