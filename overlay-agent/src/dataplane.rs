@@ -45,7 +45,7 @@ use overlay_core::observed::{Attachment, ObservedDataplane};
 
 pub use self::kernel::kernel_fib_flags;
 pub use self::maps::FlowCounts;
-use self::maps::{Entries, State};
+use self::maps::{Entries, Seen, State};
 use self::object::Prepared;
 pub use self::object::{OBJECT, OBJECT_HASH};
 use self::pins::Pins;
@@ -102,6 +102,8 @@ pub struct Dataplane {
     capacity: Capacity,
     /// Open maps, for the actions that come with every peer.
     entries: Entries,
+    /// What a look finds for who writes entries: this one, or the one that it looks for.
+    seen: Seen,
     /// Being loaded, for the first [`DataplaneAction::Load`].
     prepared: Option<JoinHandle<Result<Prepared>>>,
 }
@@ -129,8 +131,23 @@ impl Dataplane {
             mechanism,
             capacity,
             entries: Entries::default(),
+            seen: Seen::default(),
             prepared: None,
         })
+    }
+
+    /// Another access to the same, for a look on another thread: [`Dataplane::observe`] of it saves this one reading
+    /// `PEERS` again before the first new peer.
+    #[must_use]
+    pub fn observer(&self) -> Self {
+        Self {
+            pins: self.pins.clone(),
+            mechanism: self.mechanism,
+            capacity: self.capacity,
+            entries: Entries::default(),
+            seen: self.entries.seen().clone(),
+            prepared: None,
+        }
     }
 
     /// Starts to load the programs, on a thread of its own, if nothing that fits is pinned: the kernel takes a quarter of a
@@ -181,7 +198,7 @@ impl Dataplane {
                 // The epoch is no part of what is asked for: it counts.
                 config: maps::config(&self.pins)?.map(|config| Config { epoch: 0, ..config }),
                 subnets: maps::subnets(&self.pins)?,
-                peers: maps::peers(&self.pins)?,
+                peers: maps::peers(&self.pins, &self.seen)?,
                 attached: self.attachments()?,
                 missing: self.missing_programs(),
             })),

@@ -348,10 +348,12 @@ impl Kernel for Node {
         let (options, underlay, netlink) =
             (self.options.clone(), self.underlay.clone(), self.netlink.clone());
         let (place, unreadable) = (Arc::clone(&self.place), Arc::clone(&self.unreadable));
+        let dataplane = self.dataplane.as_ref().map(Dataplane::observer);
         // A thread starts in the network namespace of the one that starts it.
         let observe = async move || {
             let mut node = Self::with(netlink.another()?, options)?;
             (node.place, node.unreadable, node.underlay) = (place, unreadable, underlay);
+            node.dataplane = dataplane.or(node.dataplane);
             Ok((node.facts().await?, node.observe().await?))
         };
         let started = thread::Builder::new().name("observer".to_owned()).spawn(move || {

@@ -5,6 +5,7 @@ mod entries;
 mod flows;
 mod layout;
 mod peers;
+mod seen;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub use self::flows::FlowCounts;
 pub(super) use self::flows::count as flow_counts;
 pub(super) use self::layout::{State, state};
 pub(super) use self::peers::{peer_stats, peers};
+pub(super) use self::seen::Seen;
 use super::pins::Pins;
 
 /// Opens a pinned map.

@@ -78,6 +78,37 @@ fn a_slot_that_was_given_back_has_no_traffic_for_its_next_peer() {
     });
 }
 
+/// As after a restart. Red with `peers` that tells of the first index only.
+#[test]
+fn what_a_look_has_found_in_use_is_not_given_to_another_peer() {
+    sandbox::run(AttachChoice::Tcx, |sandbox| {
+        let mut before = sandbox.open();
+        execute(&mut before, &[DataplaneAction::Load, set(2), set(3), set(4)]);
+        let remove = |n| DataplaneAction::RemovePeer(vtep(n));
+        let lists: [&[DataplaneAction]; 3] = [
+            &[set(5), set(6)],
+            &[remove(2), set(5), set(6)],
+            &[set(5), remove(5), remove(6), set(2), set(7)],
+        ];
+        for actions in lists {
+            let mut dataplane = sandbox.open();
+            dataplane.observer().observe().unwrap();
+            execute(&mut dataplane, actions);
+            let peers: HashMap<MapData, Addr, Peer> = map(sandbox, PEERS);
+            let slots: Vec<u32> = peers.iter().map(|entry| entry.unwrap().1.stats).collect();
+            let different: BTreeSet<u32> = slots.iter().copied().collect();
+            assert_eq!(different.len(), slots.len(), "{slots:?}");
+        }
+        // Removed before the look is over: what it found is not used.
+        let mut dataplane = sandbox.open();
+        let look = dataplane.observer();
+        execute(&mut dataplane, &[remove(3)]);
+        look.observe().unwrap();
+        execute(&mut dataplane, &[set(8), set(9)]);
+        assert_ne!(slot(sandbox, 8), slot(sandbox, 9));
+    });
+}
+
 /// Red with `Kept::open` that does not look at the pin.
 #[test]
 fn maps_that_others_have_replaced_are_noticed() {

@@ -14,6 +14,7 @@ use overlay_common::config::Config;
 use overlay_common::maps::{CONFIG, PEER_STATS, PEERS, Peer, PeerStats, SUBNETS, SubnetEntry};
 
 use super::peers::{Peers, Stats};
+use super::seen::{Pin, Seen};
 use super::slots::{Slot, Slots};
 use super::{Subnets, absent_is_removed, explain_full, flows, key_of, typed};
 use crate::dataplane::pins::Pins;
@@ -31,12 +32,13 @@ pub(in crate::dataplane) struct Entries {
 #[derive(Default)]
 struct Places {
     stats: Kept<Stats>,
-    /// `None` until a peer is new.
+    /// `None` until they are needed.
     slots: Option<Slots>,
+    seen: Seen,
 }
 
 /// An open map, and which pin it was opened by: device and inode, since another map has another pin.
-struct Kept<M>(Option<((u64, u64), M)>);
+struct Kept<M>(Option<(Pin, M)>);
 
 impl fmt::Debug for Entries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,7 +70,8 @@ impl<M: TryFrom<Map, Error = MapError>> Kept<M> {
     }
 }
 
-fn identity(pins: &Pins, name: &str) -> Result<Option<(u64, u64)>> {
+/// What tells the pin of a map from that of another: device and inode.
+pub(super) fn identity(pins: &Pins, name: &str) -> Result<Option<Pin>> {
     let path = pins.map(name);
     match fs::metadata(&path) {
         Ok(found) => Ok(Some((found.dev(), found.ino()))),
@@ -84,7 +87,13 @@ impl Entries {
         entries.peers.open(pins, PEERS)?;
         let (stats, _) = entries.places.stats.open(pins, PEER_STATS)?;
         entries.places.slots = Some(Slots::unused(stats.len()));
+        entries.places.seen.not_needed();
         Ok(entries)
+    }
+
+    /// Where a look at everything leaves which places peers have.
+    pub(in crate::dataplane) const fn seen(&self) -> &Seen {
+        &self.places.seen
     }
 
     pub(in crate::dataplane) fn forget_flows(&mut self, pins: &Pins) -> Result<()> {
@@ -147,11 +156,19 @@ impl Entries {
 
     /// `PEERS` as it is pinned now, and the places for statistics that go with it.
     fn peers(&mut self, pins: &Pins) -> Result<(&mut Peers, &mut Places)> {
-        let (peers, new) = self.peers.open(pins, PEERS)?;
+        let (_, new) = self.peers.open(pins, PEERS)?;
         if new {
             self.places.slots = None;
         }
-        Ok((peers, &mut self.places))
+        let (pin, peers) = self.peers.0.as_mut().context("PEERS is not open")?;
+        let places = &mut self.places;
+        if places.slots.is_none()
+            && let Some(taken) = places.seen.take(*pin)
+        {
+            let (stats, _) = places.stats.open(pins, PEER_STATS)?;
+            places.slots = Some(Slots::except(stats.len(), taken.into_iter().map(Ok))?);
+        }
+        Ok((peers, places))
     }
 }
 
@@ -182,8 +199,10 @@ impl Places {
     }
 
     fn give_back(&mut self, slot: u32) {
-        if let Some(slots) = &mut self.slots {
-            slots.give_back(slot);
+        match &mut self.slots {
+            Some(slots) => slots.give_back(slot),
+            // A look that is under way may have found it in use.
+            None => self.seen.not_needed(),
         }
     }
 }
