@@ -17,6 +17,10 @@ use crate::flow_payload::{LONGEST, content, pin};
 use crate::space::Space;
 use crate::wait::eventually;
 
+mod segments;
+
+pub use segments::SentAgain;
+
 /// A connection that makes no progress for so long has stalled for good.
 const STALLED: Duration = Duration::from_secs(15);
 /// How often a waiting receiver looks at the clock.

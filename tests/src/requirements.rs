@@ -7,9 +7,10 @@ use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 
 /// A program that the testbed calls, and the Debian package that brings it.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
+    ("ss", "iproute2"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
     ("ping", "iputils-ping"),

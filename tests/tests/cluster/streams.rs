@@ -1,12 +1,10 @@
 //! Flows that are established before something happens and must not notice it.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::net::SocketAddrV4;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::ensure;
 use overlay_testbed::flow_tcp::{TcpEnds, TcpFlow, TcpStreamOptions};
 use overlay_testbed::flow_udp::{Pace, UdpClient, UdpClientOptions, UdpServer, UdpServerOptions};
 use overlay_testbed::{Space, Testbed, eventually};
@@ -14,14 +12,15 @@ use overlay_testbed::{Space, Testbed, eventually};
 /// Long enough for a flow to be learned by the fast path.
 const SETTLE: Duration = Duration::from_millis(600);
 const INTERVAL: Duration = Duration::from_millis(3);
+/// Within this a segment that was sent again is answered.
+const ANSWERED: Duration = Duration::from_secs(5);
 const BYTES_PER_SECOND: u64 = 4_000_000;
 
 /// Between the first pods of pairs of nodes, in both directions: numbered datagrams to and fro, and a TCP stream.
 pub(crate) struct Streams {
     udp: Vec<(String, UdpClient, UdpServer)>,
-    tcp: Vec<(String, TcpFlow)>,
-    /// The senders, each once, and what their TCP had lost before.
-    senders: BTreeMap<String, (Space, i64)>,
+    /// With the namespace of the sender.
+    tcp: Vec<(String, Space, TcpFlow)>,
 }
 
 impl Streams {
@@ -29,14 +28,10 @@ impl Streams {
         let mut streams = Self {
             udp: Vec::new(),
             tcp: Vec::new(),
-            senders: BTreeMap::new(),
         };
         for (from, to) in pairs.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]) {
             let (client, server) = (testbed.pod(from, 1).unwrap(), testbed.pod(to, 1).unwrap());
             let (client, server, target) = (client.space(), server.space(), server.address());
-            let label = client.label().to_owned();
-            let before = || (client.clone(), lost_segments(client).unwrap());
-            streams.senders.entry(label).or_insert_with(before);
             let name = format!("node {from} to node {to}");
             let address = SocketAddrV4::new(target, 7000 + u16::from(from));
             let answering = UdpServer::start(server, UdpServerOptions::new(address, u32::from(to))).unwrap();
@@ -56,19 +51,28 @@ impl Streams {
                 ..TcpStreamOptions::default()
             };
             let flow = TcpFlow::start(client, server, ends, options).unwrap();
-            streams.tcp.push((name, flow));
+            streams.tcp.push((name, client.clone(), flow));
         }
         sleep(SETTLE);
         streams
     }
 
     /// Ends the flows, after some more traffic. No datagram may have been lost, doubled or overtaken, and no segment lost.
+    ///
+    /// Seen red with a pod that drops every 300th segment of one of the streams.
     pub(crate) fn expect_nothing_lost(self, during: &str) {
-        self.end(during);
-    }
-
-    fn end(self, during: &str) {
         sleep(Duration::from_millis(300));
+        // Of these connections, not of their namespaces: there tests try to reach absent nodes, too, and connections that
+        // end on a busy machine are over before they hear that what they sent again had arrived.
+        for (name, sender, flow) in &self.tcp {
+            // The answer to what was just sent again is on its way.
+            eventually(ANSWERED, "arrival of every segment", || {
+                let again = flow.sent_again(sender)?;
+                ensure!(again.lost() == 0, "{again:?}");
+                Ok(())
+            })
+            .unwrap_or_else(|error| panic!("TCP {name} {during}: {error:#}"));
+        }
         end_tcp(self.tcp, during);
         for (name, sending, answering) in self.udp {
             let local = sending.local();
@@ -82,10 +86,6 @@ impl Streams {
                 assert_eq!(arrived.received, sent, "UDP {name} {during}, {what}: {arrived:?}");
                 assert!(sent > 200, "UDP {name} {during}: {sent} datagrams prove nothing");
             }
-        }
-        for (sender, (space, before)) in self.senders {
-            let lost = lost_segments(&space).unwrap() - before;
-            assert!(lost <= 0, "TCP of {sender} {during}: {lost} segments lost");
         }
     }
 
@@ -101,8 +101,8 @@ impl Streams {
 }
 
 /// Each goes on, and every byte has arrived when it ends.
-fn end_tcp(flows: Vec<(String, TcpFlow)>, during: &str) {
-    for (name, flow) in flows {
+fn end_tcp(flows: Vec<(String, Space, TcpFlow)>, during: &str) {
+    for (name, _, flow) in flows {
         let wanted = flow.received() + BYTES_PER_SECOND / 10;
         // After a gap the sender tries again after as long as the gap was.
         let more = eventually(Duration::from_secs(25), "more of the stream", || {
@@ -112,29 +112,4 @@ fn end_tcp(flows: Vec<(String, TcpFlow)>, during: &str) {
         more.and_then(|()| flow.finish())
             .unwrap_or_else(|error| panic!("TCP {name} {during}: {error:#}"));
     }
-}
-
-/// Segments that the TCP of `space` sent again because they had not arrived.
-///
-/// On a busy machine answers are late and senders probe (RFC 8985, tail loss probe), which counts as sending again. The
-/// receiver tells them that it had the segment already (RFC 2883, D-SACK): those were not lost.
-fn lost_segments(space: &Space) -> Result<i64> {
-    let text = space.enter(|| {
-        let [snmp, netstat] =
-            ["snmp", "netstat"].map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")));
-        Ok(snmp? + &netstat?)
-    })?;
-    let lines: Vec<_> = text.lines().collect();
-    // Pairs of lines: names and values.
-    let counter = |name: &str| -> Result<i64> {
-        let pairs = lines
-            .chunks_exact(2)
-            .map(|pair| (pair[0].split(' '), pair[1].split(' ')));
-        let value = pairs
-            .flat_map(|(names, values)| names.zip(values))
-            .find(|(found, _)| *found == name);
-        let (_, value) = value.with_context(|| format!("the kernel does not count {name}"))?;
-        Ok(value.parse()?)
-    };
-    Ok(counter("RetransSegs")? - counter("TCPDSACKRecvSegs")?)
 }

@@ -124,7 +124,7 @@ fn flannels_node_is_taken_over_and_given_back_and_nobody_notices() {
     agent_2.stop();
 }
 
-// Seen red with `cleanup` before the mark was taken off (node 1 is off the overlay), and with backend-data that has a space
+// Seen red with `cleanup` before the mark was taken off (it deletes the device), and with backend-data that has a space
 // in it (flannel does not find its MAC in it).
 #[test]
 fn a_node_that_began_with_the_agent_is_given_to_flannel() {
