@@ -23,6 +23,8 @@ mod healing;
 #[cfg(test)]
 mod lease_file;
 #[cfg(test)]
+mod many_routes;
+#[cfg(test)]
 mod membership;
 #[cfg(test)]
 mod objects;
