@@ -10,6 +10,7 @@ use crate::flows::{Flow, TCP, UDP, changed, with_fast_bed};
 use crate::frames::untouched;
 use crate::pod_learning::{absorbed, assert_learned, enter, passed, slot};
 
+/// Seen red without the comparison of positions.
 #[test]
 fn the_last_packet_out_of_the_stack_is_noted() {
     with_fast_bed(|bed| {
@@ -49,6 +50,9 @@ fn the_last_packet_out_of_the_stack_is_noted() {
 }
 
 /// The kernel may have merged the packet with those that followed it: with the last of them, all have come out.
+///
+/// Seen red without the look at aggregates, without the comparison of sequence numbers in `Ticket::begins`, and without that of
+/// positions.
 #[test]
 fn an_aggregate_out_of_the_stack_is_noted_by_its_end() {
     with_fast_bed(|bed| {

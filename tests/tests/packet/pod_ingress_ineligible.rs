@@ -209,6 +209,8 @@ fn tcp_headers_that_are_too_short() {
 }
 
 /// What a pod claims with another's address concerns no one.
+///
+/// Seen red without the comparison of devices in `end::by_pod`.
 #[test]
 fn the_end_of_a_flow_by_another_device() {
     with_fast_bed(|bed| {
