@@ -45,7 +45,7 @@ mod node_object;
 mod nodes;
 mod processes;
 
-pub use access::RBAC;
+pub use access::{RBAC, documents};
 pub use audit::Request;
 pub use binaries::{ASSETS_VARIABLE, Binaries};
 pub use client::{ApiClient, Refusal};

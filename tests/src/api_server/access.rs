@@ -125,7 +125,11 @@ pub(super) fn refused_with(error: &anyhow::Error, code: u16) -> bool {
 }
 
 /// The documents of a YAML file; those without content are left out.
-fn documents(yaml: &str) -> Result<Vec<Value>> {
+///
+/// # Errors
+///
+/// When one of them is not YAML.
+pub fn documents(yaml: &str) -> Result<Vec<Value>> {
     let parts = yaml.split("\n---\n");
     let parsed = parts.map(|part| {
         serde_saphyr::from_str::<Option<Value>>(part).with_context(|| format!("not YAML:\n{part}"))

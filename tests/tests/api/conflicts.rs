@@ -18,6 +18,8 @@ const PUBLIC_IP: &str = "flannel.alpha.coreos.com/public-ip";
 const A_WHILE: Duration = Duration::from_secs(2);
 
 /// A bad Node is named with key and value, once per change; the next Node is followed as if it were not there.
+///
+/// Seen red with an agent that says it at every change of the Node, and with one that drops the last good lease.
 #[test]
 fn a_bad_node_is_reported_once_and_delays_nobody() {
     let mut bed = turn();
@@ -65,6 +67,9 @@ fn a_bad_node_is_reported_once_and_delays_nobody() {
 
 /// Of two nodes with one podCIDR, or one MAC address, the first keeps it; both are named. The second takes it when the first
 /// is gone.
+///
+/// Seen red with the last claimant winning, with the first in the order of names, without the comparison of subnets, without
+/// that of MAC addresses, and with an Event from every agent.
 #[test]
 fn the_first_of_two_keeps_what_both_claim() {
     let mut bed = turn();
@@ -105,6 +110,8 @@ fn the_first_of_two_keeps_what_both_claim() {
 }
 
 /// A conflict with the agent's own node is an Event on that Node, with both names.
+///
+/// Seen red without Events, without the comparison of subnets, and without that of MAC addresses.
 #[test]
 fn a_conflict_with_the_own_node_is_an_event() {
     let mut bed = turn();

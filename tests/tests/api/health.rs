@@ -28,6 +28,8 @@ fn a_lost_device_is_not_ready() {
 
 /// An agent that starts while the API server is away is not ready, says why, and touches nothing; what is programmed stays.
 /// An agent that has done everything stays ready.
+///
+/// Seen red with an outage that is always a reason to be unready, and with an agent that is ready while it looks for the server.
 #[test]
 fn an_absent_server_matters_to_what_is_not_done() {
     let mut bed = Bed::start();
@@ -51,7 +53,7 @@ fn an_absent_server_matters_to_what_is_not_done() {
         Ok(())
     })
     .unwrap();
-    agent.wait_not_ready(&[], READY);
+    agent.wait_not_ready(&["it looks for the API server"], READY);
     still.wait_line(&["stay in force"], READY);
     still.ready().unwrap();
     assert!(agent.runs());

@@ -94,6 +94,8 @@ fn a_late_pod_cidr_is_followed() {
 }
 
 /// What changed while the agent was down is right when it is ready: flannel keeps removed peers for ever (#2554).
+///
+/// Seen red with routes that nobody removes.
 #[test]
 fn peers_removed_while_the_agent_was_down_disappear() {
     let mut bed = turn();

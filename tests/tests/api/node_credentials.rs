@@ -11,6 +11,8 @@ const BACKEND_TYPE: &str = "flannel.alpha.coreos.com/backend-type";
 
 /// A node may read all Nodes and change its own: enough for the agent. It may not change another one, by which we know that the
 /// server restricts it.
+///
+/// Seen red with the service account's credentials, and with an agent that is ready without its lease.
 #[test]
 fn a_node_can_publish_itself_and_nobody_else() {
     let mut bed = turn();

@@ -145,7 +145,7 @@ fn a_node_without_pod_cidr_waits() {
     agent.stop();
 }
 
-/// NetworkUnavailable is cleared once pods have a network, not before, and not at all where that is not wanted.
+/// NetworkUnavailable is cleared once pods have a network, and not at all where that is not wanted.
 #[test]
 fn the_condition_says_when_pods_have_a_network() {
     let mut bed = turn();
@@ -170,6 +170,36 @@ fn the_condition_says_when_pods_have_a_network() {
     agent.wait_ready(READY);
     sleep(A_WHILE);
     assert_eq!(bed.server.network_unavailable(other.name()).unwrap(), None);
+    agent.stop();
+}
+
+/// The device is up and the lease published, but the first complete list is not programmed everywhere: the condition waits.
+///
+/// Seen red without the check of `ready` in the condition.
+#[test]
+fn the_condition_waits_for_the_first_complete_list() {
+    let mut bed = turn();
+    let node = bed.machine();
+    bed.create_absent(&absent(1));
+    // Peers cannot be made known to the programs.
+    node.run("umount /sys/fs/bpf").unwrap();
+    let agent = KubeAgent::spawn(&node, &[]);
+    agent.wait_line(&["failed: dataplane load", "mount -t bpf"], READY);
+    let mac = mac_of_device(&node);
+    eventually(READY, "the annotations", || {
+        let found = annotations(&bed, &node, PREFIX);
+        ensure!(found == expected(&node, &mac), "{found:?}");
+        Ok(())
+    })
+    .unwrap();
+    sleep(A_WHILE);
+    assert_eq!(bed.server.network_unavailable(node.name()).unwrap(), None);
+    agent.wait_not_ready(&["peers of the first complete list"], READY);
+
+    node.run("mount -t bpf bpf /sys/fs/bpf").unwrap();
+    agent.wait_ready(RETRIED);
+    let condition = bed.server.network_unavailable(node.name()).unwrap().unwrap();
+    assert_eq!(condition["status"], "False", "{condition}");
     agent.stop();
 }
 
