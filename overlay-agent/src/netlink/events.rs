@@ -177,7 +177,8 @@ impl Events {
             Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => {
                 log::debug!("the kernel dropped notifications: looking at everything");
                 self.filter.own.lost();
-                self.lost = true;
+                // Until its queue has been read to the end the kernel would go on dropping, without another word.
+                self.socket = None;
                 false
             }
             Err(error) => {
