@@ -205,6 +205,8 @@ fn the_condition_waits_for_the_first_complete_list() {
 
 /// Annotations that somebody changes are written again, and those of a Node that registers anew; an overwritten public IP is
 /// what is published.
+///
+/// Seen red with an agent that corrects nothing.
 #[test]
 fn annotations_are_kept() {
     let mut bed = turn();

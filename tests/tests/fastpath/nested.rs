@@ -74,6 +74,8 @@ fn nest_vxlan(bed: &Bed, source_ports: &str) -> [Ipv4Addr; 2] {
 }
 
 /// Nested tunnels whose packets have a source port by flow are one-way flows: they stay with the stack.
+///
+/// Seen red with egress entries that are active from the start.
 #[test]
 fn a_tunnel_between_pods_works_by_itself() {
     let bed = Bed::start(&[]);
@@ -94,6 +96,8 @@ fn a_tunnel_between_pods_works_by_itself() {
 }
 
 /// Nested tunnels with one port at both ends, as WireGuard's, are flows like any other.
+///
+/// Seen red with ingress entries that know nothing of the switch, as the two below.
 fn symmetric_tunnel(offloads: Offloads) {
     let bed = Bed::start_on(two_nodes().offloads(offloads), &[]);
     let [near, far] = nest_vxlan(&bed, "srcport 4789 4790");

@@ -106,6 +106,7 @@ fn is_by_hand(packet: &Packet) -> bool {
 /// No operation three times, and the end of the options.
 const OPTIONS: [u8; 4] = [1, 1, 1, 0];
 
+/// Seen red without the comparison of the IP header's length, and without that of the packet's with the frame's.
 #[test]
 fn ip_options_and_padding_take_the_stack_both_ways() {
     let scene = Scene::new();
@@ -128,6 +129,7 @@ fn ip_options_and_padding_take_the_stack_both_ways() {
     scene.end();
 }
 
+/// Seen red without the look at fragment offset and flags: nothing arrived.
 #[test]
 fn fragments_of_a_fast_flow_take_the_stack_and_arrive() {
     let mut scene = Scene::new();

@@ -18,6 +18,8 @@ use crate::talk::*;
 /// does not see.
 ///
 /// Conntrack has to know the flow, or the error would not be translated back: the probes keep it there.
+///
+/// Seen red with entries that are fresh for ever (the error did not arrive), and without probes (the flow left the fast path).
 #[test]
 fn a_closed_port_behind_a_service_is_reported_to_the_client_of_a_long_lived_flow() {
     let bed = Bed::start(&[]);
@@ -122,6 +124,8 @@ fn a_udp_flow_on_the_fast_path_finds_out_that_the_underlay_got_narrower() {
     bed.end();
 }
 
+/// Seen red with entries that outlive the change of the configuration, and TCP of every size on them. Their end alone is enough
+/// for TCP, which learns of the path MTU from the stack then and sends nothing that is too long any more.
 #[test]
 fn a_tcp_transfer_on_the_fast_path_goes_on_when_the_underlay_gets_narrower() {
     let bed = Bed::start(&[]);

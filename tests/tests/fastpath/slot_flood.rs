@@ -89,17 +89,27 @@ fn answer(meant: SocketAddrV4, socket: &UdpSocket, wrong: &mut Vec<String>) {
         let SocketAddr::V4(sender) = client else {
             continue;
         };
-        check("server", &buffer[..length], sender, meant, wrong);
-        socket.send_to(&buffer[..length], client).ok();
+        // Two servers that were led to each other would answer each other's answers for ever.
+        if check("server", &buffer[..length], sender, meant, wrong) {
+            socket.send_to(&buffer[..length], client).ok();
+        }
     }
 }
 
-/// Whether a message is one between `client` and `target`.
-fn check(who: &str, message: &[u8], client: SocketAddrV4, target: SocketAddrV4, wrong: &mut Vec<String>) {
+/// Whether a message is one between `client` and `target`; it is noted among the `wrong` ones if not.
+fn check(
+    who: &str,
+    message: &[u8],
+    client: SocketAddrV4,
+    target: SocketAddrV4,
+    wrong: &mut Vec<String>,
+) -> bool {
     let number = message.first_chunk().map(|number| u64::from_be_bytes(*number));
-    if message != claim(number.unwrap_or_default(), client, target, SIZE) {
+    let right = message == claim(number.unwrap_or_default(), client, target, SIZE);
+    if !right {
         wrong.push(format!("{who} of {client} to {target}: {message:?}"));
     }
+    right
 }
 
 struct Client {
@@ -166,6 +176,9 @@ fn expect_nothing_wrong(bed: &Bed, work: impl FnOnce(&Pod, &mut Vec<String>)) ->
 }
 
 /// 44,800 new flows with a ticket in each direction: five times as many tickets as there are slots.
+///
+/// It stays green with one slot for all packets of a CPU, not held, and without the comparison of generations: where nothing
+/// holds them back, packets leave the stack before the next ones enter. The next test holds them back.
 #[test]
 fn a_flood_of_new_flows_is_never_mixed_up() {
     let bed = Bed::start(&[]);
