@@ -132,7 +132,8 @@ impl Events {
                 self.news.read(&self.buffer, self.subnet.as_ref(), self.own_port);
             }
             Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => self.news.lost = true,
+            // Until its queue has been read to the end the kernel would go on dropping, without another word.
+            Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => self.socket = None,
             Err(error) => {
                 log::warn!("the socket for changes of links failed: {error}; opening another");
                 self.socket = None;
