@@ -12,27 +12,25 @@ pub const V4_MAPPED_BITS: u32 = 96;
 
 /// An IPv4 or IPv6 address, 16 bytes in network byte order; IPv4 is stored IPv4-mapped (`::ffff:a.b.c.d`).
 ///
-/// Held as two words, so that the BPF target handles it as two words and not as 16 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(C)]
+/// Aligned to 8 bytes, so that the BPF target handles it as two words and not as 16 bytes; bytes by type, so that bpftool
+/// shows it as such.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C, align(8))]
 pub struct Addr {
-    /// The 16 bytes as they are in memory.
-    words: [u64; 2],
+    octets: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Addr>() == 16);
 
 impl Addr {
     /// `::`, which is never a valid VTEP, subnet or pod address here.
-    pub const UNSPECIFIED: Self = Self { words: [0; 2] };
+    pub const UNSPECIFIED: Self = Self { octets: [0; 16] };
 
     /// From the 16 bytes of an IPv6 header, network byte order.
     #[inline(always)]
     #[must_use]
     pub const fn from_v6(octets: [u8; 16]) -> Self {
-        Self {
-            words: bytemuck::must_cast(octets),
-        }
+        Self { octets }
     }
 
     /// From the 4 bytes of an IPv4 header, network byte order.
@@ -40,23 +38,21 @@ impl Addr {
     #[must_use]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
         let [high, low] = pair(v4);
-        Self {
-            words: [0, word([0, 0xffff, high, low])],
-        }
+        bytemuck::must_cast([0, word([0, 0xffff, high, low])])
     }
 
     /// The 16 bytes in network byte order.
     #[inline(always)]
     #[must_use]
     pub const fn octets(&self) -> [u8; 16] {
-        bytemuck::must_cast(self.words)
+        self.octets
     }
 
     /// The last 4 bytes in network byte order: the IPv4 address, if this is one.
     #[inline(always)]
     #[must_use]
     pub const fn low_v4(&self) -> [u8; 4] {
-        let [_, [_, low]]: [[[u8; 4]; 2]; 2] = bytemuck::must_cast(self.words);
+        let [_, [_, low]]: [[[u8; 4]; 2]; 2] = bytemuck::must_cast(self.words());
         low
     }
 
@@ -70,7 +66,7 @@ impl Addr {
     #[inline(always)]
     #[must_use]
     pub const fn words(&self) -> [u64; 2] {
-        self.words
+        bytemuck::must_cast(*self)
     }
 
     /// Equality by two word compares (a derived `==` on an array becomes a `memcmp` call on the BPF target).
@@ -136,7 +132,6 @@ impl MaskedPrefix {
 }
 
 mod convert {
-    use core::cmp::Ordering;
     use core::fmt;
     use core::net::{IpAddr, Ipv6Addr};
 
@@ -154,19 +149,6 @@ mod convert {
     impl From<Addr> for IpAddr {
         fn from(addr: Addr) -> Self {
             Ipv6Addr::from(addr.octets()).to_canonical()
-        }
-    }
-
-    /// As the bytes in network byte order.
-    impl Ord for Addr {
-        fn cmp(&self, other: &Self) -> Ordering {
-            self.octets().cmp(&other.octets())
-        }
-    }
-
-    impl PartialOrd for Addr {
-        fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-            Some(self.cmp(other))
         }
     }
 
