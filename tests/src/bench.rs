@@ -96,7 +96,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         }
     }
     println!(
-        "{} cases, {} modes, slices of {} ms: about {} s",
+        "{} cases, {} modes, slices of {} ms: about {} s, and half as long again where the hypervisor disturbs them",
         plan.cases.len(),
         plan.modes.len(),
         plan.slice.as_millis(),
