@@ -1,7 +1,9 @@
 //! Pods that end and addresses that move: what the fast path knows of the old pod must not serve the new one.
 //!
 //! The worst case is built on purpose: the new pod has the address, the MAC address and the device index of the old one,
-//! and a rule on its node forbids all its traffic. So whatever reaches it, or comes from it, got past the stack.
+//! and a rule on its node forbids all its traffic. So whatever reaches it, or comes from it, got past the stack. The rule
+//! comes before the old pod goes: the kernel keeps packets that it has forwarded until it knows who has the address, and
+//! hands them to its next owner.
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::thread;
@@ -219,13 +221,13 @@ fn no_packet_for_a_deleted_pod_reaches_the_next_owner_of_its_address() {
     let pump = scene.pump();
     thread::sleep(Duration::from_millis(50));
 
+    scene.forbid();
     let deleted = Instant::now();
     let veth = scene.old().host_veth().to_owned();
     scene.node().run(&format!("ip link del {veth}")).unwrap();
     wait_until(Duration::from_secs(1), "the agent's note of the deletion", || {
         maps.epoch(scene.ifindex) != epoch
     });
-    scene.forbid();
     let mut capture = scene.plug_new_pod();
     let answers = scene.pump_from_new_pod();
     let took = deleted.elapsed();
@@ -257,10 +259,10 @@ fn without_an_agent_the_old_flow_ends_at_the_hard_limit() {
     thread::sleep(Duration::from_millis(50));
     scene.bed.kill_agents();
 
-    let deleted = Instant::now();
+    scene.forbid();
     let veth = scene.old().host_veth().to_owned();
     scene.node().run(&format!("ip link del {veth}")).unwrap();
-    scene.forbid();
+    let deleted = Instant::now();
     let mut capture = scene.plug_new_pod();
     let answers = scene.pump_from_new_pod();
     let (to_new, _) = expect_silence_after_the_limit(&scene, &mut capture, deleted);
@@ -280,12 +282,12 @@ fn another_pod_behind_the_same_device_is_reached_until_the_hard_limit_at_most() 
     thread::sleep(Duration::from_millis(50));
     scene.bed.kill_agents();
 
-    let moved = Instant::now();
+    scene.forbid();
     let space = scene.node().space();
     space
         .ip_batch(&["-n", &old], &[format!("link set eth0 netns {new}")])
         .unwrap();
-    scene.forbid();
+    let moved = Instant::now();
     let mut capture = Capture::start(scene.new_pod().space(), "eth0").unwrap();
     scene.address_new_pod();
     let answers = scene.pump_from_new_pod();
@@ -305,7 +307,6 @@ fn an_address_that_moves_to_another_pod_is_followed_within_the_hard_limit() {
     let pump = scene.pump();
     thread::sleep(Duration::from_millis(50));
 
-    let moved = Instant::now();
     let space = scene.node().space();
     let change = |pod: &Pod, from: Ipv4Addr, to: Ipv4Addr| {
         let lines = [
@@ -319,6 +320,8 @@ fn an_address_that_moves_to_another_pod_is_followed_within_the_hard_limit() {
     change(scene.new_pod(), other, address);
     // As the gratuitous ARP of the new owner does.
     scene.node().run("ip neigh flush dev cni0").unwrap();
+    // Until here the stack itself leads to the old owner, and what it proves is right.
+    let moved = Instant::now();
 
     thread::sleep((moved + HARD_LIMIT + SLACK).saturating_duration_since(Instant::now()));
     let [at_old, at_new] = [&mut before, &mut after].map(|capture| received(capture, scene.talk.from));
