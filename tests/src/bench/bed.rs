@@ -128,8 +128,8 @@ impl Bed {
         let at = |address| SocketAddrV4::new(address, PORT);
         let (server, listen, target) = match (case.workload, case.target) {
             (Workload::OutsideRr, _) => (second.space(), at(OUTSIDE), at(OUTSIDE)),
-            (_, Target::Pod) => (server, at(address), at(address)),
-            (_, Target::Service) => (server, at(address), rules::SERVICE),
+            (_, Target::Service) if self.mode != Mode::Bare => (server, at(address), rules::SERVICE),
+            (_, Target::Pod | Target::Service) => (server, at(address), at(address)),
         };
         Ok(Ends {
             client: client.clone(),

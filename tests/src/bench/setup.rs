@@ -35,7 +35,8 @@ pub(super) fn describe(plan: &Plan, cpus: Cpus) -> Vec<String> {
         "Mode hostgw has the underlay's MTU of 1500 bytes in its pods, as flannel's host-gw backend has; the overlays have \
          1450."
             .to_owned(),
-        "Mode bare has no service addresses: nodes have no kube-proxy's view of pods to translate to.".to_owned(),
+        "Mode bare has no services: where the others use a service address it uses the server's own, in turn with them."
+            .to_owned(),
         "UDP one way: of what is sent as fast as one CPU can, only what arrives is counted; every thousandth packet is \
          answered, since a flow without any answer is never established and stays on the slow path."
             .to_owned(),

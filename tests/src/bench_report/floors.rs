@@ -61,20 +61,9 @@ impl Subject {
         run.find(self.workload, self.target, mode, self.flows, self.wire)
     }
 
-    /// `mode` by `against`. The bare host has no services: there a service address stands for the server's own.
+    /// `mode` by `against`.
     pub(crate) fn ratio(self, run: &Run, mode: Mode, against: Mode) -> Option<Ratio> {
-        let to = self.entry(run, against).or_else(|| {
-            (against == Mode::Bare)
-                .then(|| {
-                    Self {
-                        target: Target::Pod,
-                        ..self
-                    }
-                    .entry(run, Mode::Bare)
-                })
-                .flatten()
-        })?;
-        ratio(self.entry(run, mode)?, to)
+        ratio(self.entry(run, mode)?, self.entry(run, against)?)
     }
 
     /// The least that `mode` must reach by the kernel's vxlan device, where something was promised.

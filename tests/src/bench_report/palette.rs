@@ -56,7 +56,9 @@ pub(super) const fn mode(mode: Mode) -> &'static str {
 /// What the mode is, in full.
 pub(super) const fn mode_meaning(mode: Mode) -> &'static str {
     match mode {
-        Mode::Bare => "node to node: no pods, no overlay",
+        Mode::Bare => {
+            "node to node: no pods, no overlay, no NAT (where others use a service address, the server's own)"
+        }
         Mode::Hostgw => {
             "pod to pod, routed between the nodes without an overlay, as flannel's host-gw backend does"
         }

@@ -48,7 +48,7 @@ fn whole_run() -> Run {
         }) {
             for (mode, factor) in Mode::ALL.into_iter().zip([2.05, 1.35, 1.0, 1.01, 1.9]) {
                 let size = 17_000.0 * factor * f64::from(flows).log10().mul_add(0.4, 1.0);
-                if mode != Mode::Bare || target == Target::Pod {
+                if mode != Mode::Bare || workload != Workload::OutsideRr {
                     results.push(entry(workload, target, mode, flows, wire, size));
                 }
             }
