@@ -267,6 +267,15 @@ impl ApiServer {
         &self.client
     }
 
+    /// Another one, with a thread and connections of its own.
+    ///
+    /// # Errors
+    ///
+    /// When its thread cannot be started.
+    pub fn another_client(&self) -> Result<ApiClient> {
+        ApiClient::new(&self.space, &self.credentials)
+    }
+
     /// Process ID of kube-apiserver, seen from the machine.
     ///
     /// # Errors

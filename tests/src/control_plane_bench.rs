@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use nix::time::ClockId;
 
 use self::bed::Bed;
-use self::events::Samples;
+use self::events::{Samples, Witness};
 use self::observer::Observer;
 use self::patching::{Churner, Patcher};
 use self::peers::Peer;
 use self::plan::{CHURN, Plan};
 use self::process::AgentProcess;
+use self::reference::Reference;
 use self::result::{Entry, Figure, Kind, Load, Run};
 use self::start::Start;
 use crate::api_server::Binaries;
@@ -37,6 +39,7 @@ mod patching;
 mod peers;
 mod plan;
 mod process;
+mod reference;
 mod report;
 pub mod result;
 mod start;
@@ -105,7 +108,8 @@ fn describe(plan: &Plan) -> Vec<String> {
             .to_owned(),
         "add_ms, remove_ms: from the moment at which the client has the whole answer to the patch that sets (removes) the \
          node's four annotations until the last of the peer's five entries is there (gone), by the kernel's notifications \
-         and lookups in the maps; negative where it was there before the answer. The benchmark's own waking up is in it."
+         and lookups in the maps every 20 µs; negative where it was there before the answer. The benchmark's own waking up is in \
+         it."
             .to_owned(),
         format!(
             "quiet: one patch every {} ms at most; churn: meanwhile {CHURN} other nodes per second lose or get back their \
@@ -113,6 +117,9 @@ fn describe(plan: &Plan) -> Vec<String> {
             plan.pace.as_millis(),
             plan.samples
         ),
+        "watch_ms: the same patches where no agent runs, from the whole answer until a client that only watches has the \
+         whole event: what the API server and this machine take by themselves."
+            .to_owned(),
         "event_cpu_us: CPU time of the agent (user and system) per changed Node, in windows of a second.".to_owned(),
         "rss_mib: median and min are VmRSS at rest after a start, p99 and max the largest VmHWM (peak); floors are about \
          the peak. cpu_s: user and system time until then."
@@ -155,6 +162,7 @@ struct Size<'a> {
 
 impl Size<'_> {
     fn measure(&mut self) -> Result<()> {
+        self.reference().context("the watch without an agent")?;
         let (nodes, _, _) = self.entry;
         let starts = (0..self.plan.starts(nodes))
             .map(|_| {
@@ -179,8 +187,9 @@ impl Size<'_> {
         let agent = last.context("the agent was not started")?;
         let observer = Observer::start(self.bed.node()?.space())?;
         for load in Load::ALL {
-            let samples = self
-                .events(&agent, &observer, load)
+            let samples = agent
+                .cpu_clock()
+                .and_then(|clock| self.events(&observer, Some(clock), load))
                 .with_context(|| format!("load {load}; {}", agent.log_end()))?;
             self.add(Figure::AddMs, Some(load), &samples.add_ms);
             self.add(Figure::RemoveMs, Some(load), &samples.remove_ms);
@@ -191,6 +200,15 @@ impl Size<'_> {
             .expect_programmed()
             .context("after all nodes have come back")?;
         agent.stop()
+    }
+
+    fn reference(&mut self) -> Result<()> {
+        let reference = Reference::start(&self.bed.server)?;
+        for load in Load::ALL {
+            let samples = self.events(&reference, None, load)?;
+            self.add(Figure::WatchMs, Some(load), &samples.add_ms);
+        }
+        reference.stop()
     }
 
     fn starts(&mut self, starts: &[Start]) {
@@ -209,7 +227,7 @@ impl Size<'_> {
     }
 
     /// Half of the nodes are measured, the others churn.
-    fn events(&mut self, agent: &AgentProcess, observer: &Observer, load: Load) -> Result<Samples> {
+    fn events(&mut self, witness: &impl Witness, agent: Option<ClockId>, load: Load) -> Result<Samples> {
         let (nodes, _, _) = self.entry;
         let patcher = Patcher::new(&self.bed.server);
         let measured = Peer::first(nodes).filter(|peer| peer.0 % 2 == 1).cycle();
@@ -221,8 +239,8 @@ impl Size<'_> {
         let count = usize::try_from(self.plan.samples)?;
         let samples = events::measure(
             &patcher,
-            observer,
-            agent.cpu_clock()?,
+            witness,
+            agent,
             churner.as_ref(),
             measured.take(count),
             self.plan.pace,

@@ -1,4 +1,4 @@
-//! From the API server's answer to a patch until the peer is programmed or gone.
+//! From the API server's answer to a patch until somebody has followed it.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +8,6 @@ use nix::time::ClockId;
 
 use super::notifications::Change;
 use super::objects::{joining, leaving};
-use super::observer::Observer;
 use super::patching::{Churner, Patcher};
 use super::peers::Peer;
 use super::process::cpu;
@@ -18,38 +17,52 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// CPU time is told in windows of this length: what the agent puts off, and does for several events at once, is in it.
 const WINDOW: Duration = Duration::from_secs(1);
 
+/// Whoever sees that a change of a Node has been followed.
+pub(super) trait Witness {
+    /// From now on this change of `peer` is awaited.
+    fn expect(&self, peer: Peer, change: Change);
+
+    /// When it was followed.
+    ///
+    /// # Errors
+    ///
+    /// When that has not happened within `patience`.
+    fn wait(&self, patience: Duration) -> Result<Instant>;
+}
+
 /// What was measured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Samples {
-    /// Milliseconds until a peer was programmed.
+    /// Milliseconds until the witness saw a new peer.
     pub(super) add_ms: Vec<f64>,
-    /// Milliseconds until a peer was gone.
+    /// Milliseconds until it saw that a peer was gone.
     pub(super) remove_ms: Vec<f64>,
     /// Microseconds of the agent's CPU time per changed Node, one for each second.
     pub(super) event_cpu_us: Vec<f64>,
 }
 
-/// Lets `peers` leave and join again one after the other, a patch every `pace`.
+/// Lets `peers` leave and join again one after the other, a patch every `pace`. `agent` is the clock of its CPU time, if
+/// there is an agent.
 pub(super) fn measure(
     patcher: &Patcher,
-    observer: &Observer,
-    agent: ClockId,
+    witness: &impl Witness,
+    agent: Option<ClockId>,
     churner: Option<&Churner>,
     peers: impl Iterator<Item = Peer>,
     pace: Duration,
 ) -> Result<Samples> {
     let mut samples = Samples::default();
-    let mut meter = Meter::start(agent, churner)?;
+    let mut meter = agent.map(|agent| Meter::start(agent, churner)).transpose()?;
     let mut due = Instant::now();
     for peer in peers {
         for change in [Change::Gone, Change::New] {
-            observer.expect(peer, change);
+            witness.expect(peer, change);
             let patch = match change {
                 Change::Gone => leaving(),
                 Change::New => joining(peer),
             };
             let answered = patcher.patch(&peer.name(), &patch)?;
-            let done = observer.wait(PATIENCE).with_context(|| match change {
+            let done = witness.wait(PATIENCE).with_context(|| match change {
                 Change::Gone => format!("{} is not removed", peer.name()),
                 Change::New => format!("{} is not programmed", peer.name()),
             })?;
@@ -61,7 +74,9 @@ pub(super) fn measure(
             // The next one follows when the agent is at rest, however long this one took.
             due = (due + pace).max(done + pace / 2);
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            samples.event_cpu_us.extend(meter.event()?);
+            if let Some(meter) = &mut meter {
+                samples.event_cpu_us.extend(meter.event()?);
+            }
         }
     }
     Ok(samples)

@@ -11,7 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::prctl::set_timerslack;
 
+use super::events::Witness;
 use super::maps::PeerMaps;
 use super::notifications::{Change, Notification, Notifications, Object};
 use super::peers::Peer;
@@ -19,8 +21,14 @@ use crate::space::Space;
 
 /// How often the thread looks whether it shall end.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// How long the maps are looked at without a pause, and then with one.
-const SPIN: Duration = Duration::from_millis(5);
+/// From one look at the maps to the next, at first and later. Always with a pause: who spins keeps the agent waiting,
+/// which the scheduler has put on the same CPU more often than not (it has woken this thread).
+const PAUSE: Duration = Duration::from_micros(20);
+const LONG_PAUSE: Duration = Duration::from_micros(200);
+/// How long the short pause is enough.
+const SOON: Duration = Duration::from_millis(5);
+/// By how many nanoseconds the kernel may prolong a pause; as it comes, 50 µs.
+const TIMER_SLACK: u64 = 1;
 /// How long the maps may lag behind the kernel at all.
 const MAPS: Duration = Duration::from_secs(3);
 
@@ -73,7 +81,9 @@ impl Observer {
         let (opened, is_open) = mpsc::channel();
         let (its_target, its_end) = (Arc::clone(&target), Arc::clone(&end));
         let thread = space.spawn_inside(move || {
-            let notifications = Notifications::open(PATIENCE);
+            let notifications = set_timerslack(TIMER_SLACK)
+                .context("cannot set the timer slack")
+                .and_then(|()| Notifications::open(PATIENCE));
             opened.send(()).ok();
             observe(notifications?, &maps, &its_target, &its_end, &sender)
         });
@@ -87,27 +97,6 @@ impl Observer {
         })
     }
 
-    /// From now on the entries of `peer` are awaited.
-    pub(super) fn expect(&self, peer: Peer, change: Change) {
-        *lock(&self.target) = Some(Target::new(peer, change));
-    }
-
-    /// When the last entry of the expected peer came or went.
-    ///
-    /// # Errors
-    ///
-    /// When that has not happened within `patience`: says what is missing.
-    pub(super) fn wait(&self, patience: Duration) -> Result<Instant> {
-        match self.done.recv_timeout(patience) {
-            Ok(when) => when,
-            Err(RecvTimeoutError::Timeout) => {
-                let missing = lock(&self.target).take();
-                bail!("not within {patience:?}: {missing:?}")
-            }
-            Err(RecvTimeoutError::Disconnected) => bail!("the observing thread has ended"),
-        }
-    }
-
     /// Ends it.
     ///
     /// # Errors
@@ -119,6 +108,24 @@ impl Observer {
         thread
             .join()
             .map_err(|_| anyhow!("the observing thread panicked"))?
+    }
+}
+
+impl Witness for Observer {
+    fn expect(&self, peer: Peer, change: Change) {
+        *lock(&self.target) = Some(Target::new(peer, change));
+    }
+
+    /// The error says what is missing.
+    fn wait(&self, patience: Duration) -> Result<Instant> {
+        match self.done.recv_timeout(patience) {
+            Ok(when) => when,
+            Err(RecvTimeoutError::Timeout) => {
+                let missing = lock(&self.target).take();
+                bail!("not within {patience:?}: {missing:?}")
+            }
+            Err(RecvTimeoutError::Disconnected) => bail!("the observing thread has ended"),
+        }
     }
 }
 
@@ -156,6 +163,7 @@ fn in_maps(maps: &PeerMaps, peer: Peer, there: bool, before: Instant) -> Result<
     if maps.has(peer, there)? {
         return Ok(before);
     }
+    thread::sleep(PAUSE);
     loop {
         let is_so = maps.has(peer, there)?;
         let now = Instant::now();
@@ -163,8 +171,8 @@ fn in_maps(maps: &PeerMaps, peer: Peer, there: bool, before: Instant) -> Result<
         match is_so {
             true => return Ok(now),
             false if waited > MAPS => bail!("the maps do not follow the kernel: {}", peer.name()),
-            false if waited > SPIN => thread::sleep(Duration::from_micros(200)),
-            false => std::hint::spin_loop(),
+            false if waited > SOON => thread::sleep(LONG_PAUSE),
+            false => thread::sleep(PAUSE),
         }
     }
 }

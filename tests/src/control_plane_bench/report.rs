@@ -12,7 +12,7 @@ use crate::bench_report::number::{count, escaped, full};
 use crate::bench_report::page::{document, figure, said, subtitle};
 
 /// What is drawn, with title and caption.
-const CURVES: [(&str, &str, Curve); 8] = [
+const CURVES: [(&str, &str, Curve); 9] = [
     (
         "Start to all peers programmed",
         "Median of the starts on a clean node. Dashes: floors.",
@@ -58,6 +58,16 @@ const CURVES: [(&str, &str, Curve); 8] = [
         "Dashes: floors.",
         Curve {
             figure: Figure::AddMs,
+            unit: "milliseconds",
+            value: |summary| summary.p99,
+            limits: &[(1_000, 5.0), (5_000, 5.0), (15_000, 5.0)],
+        },
+    ),
+    (
+        "Without an agent: 99th percentile",
+        "From the API server's answer until a client that only watches has the event. Dashes: floors of a new peer.",
+        Curve {
+            figure: Figure::WatchMs,
             unit: "milliseconds",
             value: |summary| summary.p99,
             limits: &[(1_000, 5.0), (5_000, 5.0), (15_000, 5.0)],
@@ -251,7 +261,7 @@ mod tests {
         {
             for figure in Figure::ALL {
                 let loads: &[Option<Load>] = match figure {
-                    Figure::AddMs | Figure::RemoveMs | Figure::EventCpuUs => {
+                    Figure::AddMs | Figure::RemoveMs | Figure::WatchMs | Figure::EventCpuUs => {
                         &[Some(Load::Quiet), Some(Load::Churn)]
                     }
                     Figure::StartS | Figure::RestartS | Figure::RssMib | Figure::CpuS => &[None],

@@ -39,6 +39,9 @@ pub enum Figure {
     /// Milliseconds from the end of the API server's answer to the patch that ends a peer until the last of its
     /// entries is gone.
     RemoveMs,
+    /// Milliseconds from the end of the API server's answer to the patch that makes a node a peer until a client that
+    /// only watches has the event, where no agent runs.
+    WatchMs,
     /// The agent's CPU time per changed Node object, in microseconds, the kernel's work on its behalf included.
     EventCpuUs,
     /// The agent's resident memory in MiB: median and min are of `VmRSS` at rest after a start, p99 and max are the
@@ -50,11 +53,12 @@ pub enum Figure {
 
 impl Figure {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::StartS,
         Self::RestartS,
         Self::AddMs,
         Self::RemoveMs,
+        Self::WatchMs,
         Self::EventCpuUs,
         Self::RssMib,
         Self::CpuS,
@@ -68,6 +72,7 @@ impl Figure {
             Self::RestartS => "restart_s",
             Self::AddMs => "add_ms",
             Self::RemoveMs => "remove_ms",
+            Self::WatchMs => "watch_ms",
             Self::EventCpuUs => "event_cpu_us",
             Self::RssMib => "rss_mib",
             Self::CpuS => "cpu_s",
