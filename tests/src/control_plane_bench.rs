@@ -25,6 +25,7 @@ use crate::bench::machine;
 use crate::bench::priority::Priority;
 use crate::{agent, requirements};
 
+mod absence;
 mod bed;
 mod churn;
 mod curve;
@@ -79,6 +80,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         api_server: String::new(),
         setup: describe(&plan),
         quick: options.quick,
+        disturbed: 0,
         results: Vec::new(),
         problems: Vec::new(),
     };
@@ -117,6 +119,9 @@ fn describe(plan: &Plan) -> Vec<String> {
             plan.pace.as_millis(),
             plan.samples
         ),
+        "A change during which one of the CPUs was away (not even a real-time thread got it within 2 ms: the hypervisor had \
+         given it to somebody else) does not count; another one is measured instead."
+            .to_owned(),
         "watch_ms: the same patches where no agent runs, from the whole answer until a client that only watches has the \
          whole event: what the API server and this machine take by themselves."
             .to_owned(),
@@ -242,7 +247,8 @@ impl Size<'_> {
             witness,
             agent,
             churner.as_ref(),
-            measured.take(count),
+            measured,
+            count,
             self.plan.pace,
         );
         if let Some(churner) = churner {
@@ -252,7 +258,15 @@ impl Size<'_> {
                 self.run.problems.push(problem);
             }
         }
-        samples
+        let samples = samples?;
+        self.run.disturbed += samples.disturbed;
+        let least = samples.add_ms.len().min(samples.remove_ms.len());
+        if least < count {
+            let problem =
+                format!("{nodes} nodes: a CPU was away so often that only {least} of {count} samples count");
+            self.run.problems.push(problem);
+        }
+        Ok(samples)
     }
 
     fn entry(&self, figure: Figure, load: Option<Load>, samples: &[f64]) -> Option<Entry> {

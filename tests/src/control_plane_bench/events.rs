@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::time::ClockId;
 
+use super::absence::Absences;
 use super::notifications::Change;
 use super::objects::{joining, leaving};
 use super::patching::{Churner, Patcher};
@@ -30,6 +31,9 @@ pub(super) trait Witness {
     fn wait(&self, patience: Duration) -> Result<Instant>;
 }
 
+/// So many times as many changes as asked for, at most: what was disturbed is measured again.
+const AGAIN: usize = 4;
+
 /// What was measured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Samples {
@@ -39,28 +43,36 @@ pub(super) struct Samples {
     pub(super) remove_ms: Vec<f64>,
     /// Microseconds of the agent's CPU time per changed Node, one for each second.
     pub(super) event_cpu_us: Vec<f64>,
+    /// Samples that do not count: a CPU was away meanwhile.
+    pub(super) disturbed: usize,
 }
 
-/// Lets `peers` leave and join again one after the other, a patch every `pace`. `agent` is the clock of its CPU time, if
-/// there is an agent.
+/// Lets `peers` leave and join again one after the other, a patch every `pace`, until each has been seen `count` times
+/// undisturbed. `agent` is the clock of its CPU time, if there is an agent.
 pub(super) fn measure(
     patcher: &Patcher,
     witness: &impl Witness,
     agent: Option<ClockId>,
     churner: Option<&Churner>,
     peers: impl Iterator<Item = Peer>,
+    count: usize,
     pace: Duration,
 ) -> Result<Samples> {
     let mut samples = Samples::default();
+    let absences = Absences::watch()?;
     let mut meter = agent.map(|agent| Meter::start(agent, churner)).transpose()?;
     let mut due = Instant::now();
-    for peer in peers {
+    for peer in peers.take(AGAIN * count) {
+        if samples.add_ms.len().min(samples.remove_ms.len()) == count {
+            break;
+        }
         for change in [Change::Gone, Change::New] {
             witness.expect(peer, change);
             let patch = match change {
                 Change::Gone => leaving(),
                 Change::New => joining(peer),
             };
+            let sent = Instant::now();
             let answered = patcher.patch(&peer.name(), &patch)?;
             let done = witness.wait(PATIENCE).with_context(|| match change {
                 Change::Gone => format!("{} is not removed", peer.name()),
@@ -70,15 +82,20 @@ pub(super) fn measure(
                 Change::Gone => (&mut samples.remove_ms, between(answered, done)),
                 Change::New => (&mut samples.add_ms, between(answered, done)),
             };
-            all.push(milliseconds);
             // The next one follows when the agent is at rest, however long this one took.
             due = (due + pace).max(done + pace / 2);
             thread::sleep(due.saturating_duration_since(Instant::now()));
+            if absences.overlap(sent, answered.max(done)) {
+                samples.disturbed += 1;
+            } else if all.len() < count {
+                all.push(milliseconds);
+            }
             if let Some(meter) = &mut meter {
                 samples.event_cpu_us.extend(meter.event()?);
             }
         }
     }
+    absences.stop()?;
     Ok(samples)
 }
 

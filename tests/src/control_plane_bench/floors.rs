@@ -131,6 +131,7 @@ mod tests {
             api_server: String::new(),
             setup: Vec::new(),
             quick: false,
+            disturbed: 0,
             results: results.collect(),
             problems: Vec::new(),
         }

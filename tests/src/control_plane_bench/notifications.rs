@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::libc::{RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
     sockopt,
@@ -20,11 +21,6 @@ const GROUPS: u32 = 0x4 | 0x40;
 const RECEIVE_BUFFER: usize = 16 << 20;
 /// The kernel sends at most 32 KiB at once.
 const DATAGRAM: usize = 64 << 10;
-
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
 
 const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;

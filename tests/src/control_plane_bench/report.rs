@@ -226,7 +226,8 @@ fn method(run: &Run) -> String {
         "<h2>What was measured, and on what</h2>\n<dl>\n\
          <dt>Kernel</dt><dd>{}</dd><dt>Processor</dt><dd>{}</dd><dt>CPUs online</dt><dd>{}</dd>\
          <dt>Agent</dt><dd>{}</dd><dt>kube-apiserver</dt><dd>{}</dd><dt>Load when it began</dt><dd>{:.2}</dd>\
-         <dt>Took</dt><dd>{} s</dd></dl>\n{}<h2>What it does not show</h2>\n{}",
+         <dt>Took</dt><dd>{} s</dd>\
+         <dt>Measured again</dt><dd>{} changes</dd></dl>\n{}<h2>What it does not show</h2>\n{}",
         said(&machine.kernel, "unknown"),
         said(&machine.processor, "unknown"),
         machine.cpus,
@@ -234,6 +235,7 @@ fn method(run: &Run) -> String {
         said(&run.api_server, "unknown"),
         f64::from(machine.load_percent) / 100.0,
         machine.seconds,
+        run.disturbed,
         list(run.setup.iter().map(String::as_str)),
         list(NOT_SHOWN.into_iter()),
     )
@@ -281,6 +283,7 @@ mod tests {
             api_server: "v1.20.2".to_owned(),
             setup: vec!["One <node>.".to_owned()],
             quick: false,
+            disturbed: 7,
             results,
             problems: vec!["<lost>".to_owned()],
         }

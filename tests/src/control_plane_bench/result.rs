@@ -18,6 +18,8 @@ pub struct Run {
     pub setup: Vec<String>,
     /// Whether there were few samples and no large cluster (`--quick`): good for a look, not for a decision.
     pub quick: bool,
+    /// Single changes that did not count, because a CPU was away meanwhile, and were measured again.
+    pub disturbed: usize,
     /// One entry per kind of Node object, size of the cluster, figure and load, in the order of the table.
     pub results: Vec<Entry>,
     /// What went wrong while measuring: the run is not to be trusted where this is not empty.
@@ -235,6 +237,7 @@ mod tests {
             api_server: "v1.20.2".to_owned(),
             setup: vec!["One node.".to_owned()],
             quick: true,
+            disturbed: 3,
             results: vec![
                 entry(Figure::RssMib, None),
                 entry(Figure::RemoveMs, Some(Load::Quiet)),

@@ -28,6 +28,10 @@ pub(super) fn print_end(run: &Run) -> Outcome {
     for sentence in &run.setup {
         println!("  {sentence}");
     }
+    println!(
+        "  {} changes were measured again because a CPU was away meanwhile.",
+        run.disturbed
+    );
     let floors: Vec<_> = checks(run)
         .iter()
         .map(|check| (verdict(check), check.met()))
