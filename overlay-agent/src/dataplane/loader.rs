@@ -29,6 +29,7 @@ pub(super) fn loader(capacity: Capacity) -> EbpfLoader<'static> {
 /// [`EbpfLoader::new`] reads and parses all of them before it can be told not to: 15 MiB, the most that the agent would ever
 /// need. Therefore it is called where it does not find them, by a thread that sees another root directory.
 fn without_kernel_types() -> EbpfLoader<'static> {
+    // Where no thread can be had the usual one does; it costs memory.
     let mut loader = made_elsewhere().unwrap_or_default();
     loader.btf(None);
     loader

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::libc::{RTM_NEWQDISC, RTM_NEWTFILTER};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
@@ -9,8 +10,6 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 use crate::rtnl::{find, number, refused_with, string, talk};
 
 // linux/rtnetlink.h, linux/pkt_cls.h
-const RTM_NEWQDISC: u16 = 36;
-const RTM_NEWTFILTER: u16 = 44;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_NAME: u16 = 7;

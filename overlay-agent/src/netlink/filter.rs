@@ -6,6 +6,10 @@ mod tests;
 
 use std::iter;
 
+use nix::libc::{
+    RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+};
 use rtnetlink::packet_core::{NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_REPLACE, NetlinkBuffer};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::RouteHeader;
@@ -13,15 +17,7 @@ use rtnetlink::packet_route::route::RouteHeader;
 use self::notice::notice;
 use super::own::Listener;
 
-// Message types and attributes of <linux/rtnetlink.h> and <linux/if_link.h>.
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
+// Attributes of <linux/rtnetlink.h> and <linux/if_link.h>.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;

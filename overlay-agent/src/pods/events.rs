@@ -7,6 +7,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use ipnet::Ipv4Net;
 use nix::errno::Errno;
+use nix::libc::{
+    RTM_DELADDR, RTM_DELLINK, RTM_DELQDISC, RTM_DELROUTE, RTM_DELTFILTER, RTM_NEWADDR, RTM_NEWLINK,
+    RTM_NEWQDISC, RTM_NEWROUTE, RTM_NEWTFILTER,
+};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkBuffer;
 use rtnetlink::proto::sys::{AsyncSocket as _, SocketAddr, TokioSocket};
@@ -17,17 +21,6 @@ use crate::rtnl::notifications::{DATAGRAM, receive, subscribe};
 use crate::rtnl::socket_filter::host_routes_only;
 use crate::rtnl::u32_at;
 
-// linux/rtnetlink.h
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_DELTFILTER: u16 = 45;
 const AF_UNSPEC: u8 = 0;
 
 /// `TCM_IFINDEX_MAGIC_BLOCK`: a filter of a block that several devices share, which are not named.

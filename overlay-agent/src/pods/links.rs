@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::libc::{RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE};
 use overlay_core::pods::{LinkKind, PodLink};
 use rtnetlink::packet_core::{NLM_F_DUMP, parse_string};
 use rtnetlink::packet_route::address::AddressMessage;
@@ -15,9 +16,6 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::rtnl::{Listed, find, number, refused_with, string, talk, u32_at};
 
 // linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
-const RTM_NEWLINK: u16 = 16;
-const RTM_NEWADDR: u16 = 20;
-const RTM_NEWROUTE: u16 = 24;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_QDISC: u16 = 6;
 const IFLA_MASTER: u16 = 10;

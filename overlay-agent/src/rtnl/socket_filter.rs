@@ -6,14 +6,18 @@
 
 use std::os::fd::AsFd;
 
-use nix::libc::{BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use nix::libc::{
+    BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, RTM_DELNEIGH, RTM_DELROUTE,
+    RTM_NEWNEIGH, RTM_NEWROUTE,
+};
 use socket2::{SockFilter, SockRef};
 
-// linux/rtnetlink.h
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
-const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
+/// Loads a byte, half a word or a word from an offset.
+const LOAD_BYTE: u16 = code(BPF_LD | BPF_B | BPF_ABS);
+const LOAD_HALF: u16 = code(BPF_LD | BPF_H | BPF_ABS);
+const LOAD_WORD: u16 = code(BPF_LD | BPF_W | BPF_ABS);
+const JUMP_IF_EQUAL: u16 = code(BPF_JMP | BPF_JEQ | BPF_K);
+const RETURN: u16 = code(BPF_RET | BPF_K);
 
 /// Offset of `nlmsg_type`.
 const TYPE: u32 = 4;
@@ -31,10 +35,10 @@ pub(crate) fn host_routes_only(socket: &impl AsFd) {
     attach(
         socket,
         &[
-            load(BPF_H, TYPE),
+            SockFilter::new(LOAD_HALF, 0, 0, TYPE),
             equals(kind(RTM_NEWROUTE), 1, 0),
             equals(kind(RTM_DELROUTE), 0, 2),
-            load(BPF_B, ROUTE_PREFIX_LENGTH),
+            SockFilter::new(LOAD_BYTE, 0, 0, ROUTE_PREFIX_LENGTH),
             equals(32, 0, 1),
             end(ACCEPT),
             end(DROP),
@@ -47,12 +51,12 @@ pub(crate) fn others_changes_only(socket: &impl AsFd, port: u32) {
     attach(
         socket,
         &[
-            load(BPF_H, TYPE),
+            SockFilter::new(LOAD_HALF, 0, 0, TYPE),
             equals(kind(RTM_NEWROUTE), 3, 0),
             equals(kind(RTM_DELROUTE), 2, 0),
             equals(kind(RTM_NEWNEIGH), 1, 0),
             equals(kind(RTM_DELNEIGH), 0, 3),
-            load(BPF_W, PORT),
+            SockFilter::new(LOAD_WORD, 0, 0, PORT),
             equals(port.to_be(), 0, 1),
             end(DROP),
             end(ACCEPT),
@@ -71,22 +75,20 @@ fn kind(kind: u16) -> u32 {
     kind.to_be().into()
 }
 
-fn load(size: u32, offset: u32) -> SockFilter {
-    instruction(BPF_LD | size | BPF_ABS, 0, 0, offset)
-}
-
 /// Skips so many instructions if it is `value`, or if it is not.
 fn equals(value: u32, if_so: u8, if_not: u8) -> SockFilter {
-    instruction(BPF_JMP | BPF_JEQ | BPF_K, if_so, if_not, value)
+    SockFilter::new(JUMP_IF_EQUAL, if_so, if_not, value)
 }
 
 fn end(length: u32) -> SockFilter {
-    instruction(BPF_RET | BPF_K, 0, 0, length)
+    SockFilter::new(RETURN, 0, 0, length)
 }
 
-fn instruction(code: u32, if_so: u8, if_not: u8, value: u32) -> SockFilter {
-    // All codes fit 16 bits: that is what the kernel has for them.
-    SockFilter::new(u16::try_from(code).unwrap_or_default(), if_so, if_not, value)
+/// An operation as the kernel has it: in 16 bits.
+const fn code(operation: u32) -> u16 {
+    let [low, high, rest @ ..] = operation.to_le_bytes();
+    assert!(matches!(rest, [0, 0]));
+    u16::from_le_bytes([low, high])
 }
 
 #[cfg(test)]
