@@ -1,11 +1,21 @@
 //! What the agent says about its flags, without any server.
 
-use overlay_testbed::Testbed;
 use overlay_testbed::exec::Output;
+use overlay_testbed::{AgentOptions, Testbed};
 
 fn run(arguments: &[&str]) -> Output {
     let testbed = Testbed::builder().nodes(1).pods_per_node(0).build().unwrap();
-    testbed.node(1).unwrap().agent_command(arguments).unwrap()
+    let node = testbed.node(1).unwrap();
+    let options = AgentOptions::default();
+    node.write_file(AgentOptions::NET_CONF, &options.net_conf)
+        .unwrap();
+    let config = format!(
+        "--net-config-path={}",
+        node.path(AgentOptions::NET_CONF).display()
+    );
+    let more = arguments.contains(&"run").then_some(config.as_str());
+    let arguments: Vec<_> = arguments.iter().copied().chain(more).collect();
+    node.agent_command(&arguments).unwrap()
 }
 
 /// flannel exits with 0 after an unknown flag, and manifests with a typing error seem to work.
@@ -32,7 +42,9 @@ fn a_node_without_name_is_an_error() {
         "run",
         "--kube-subnet-mgr",
         "--kube-api-url=https://192.0.2.1:6443",
-        "--net-config-path=/dev/null",
     ]);
     assert!(!output.status.success(), "{output:?}");
+    for variable in ["NODE_NAME", "POD_NAME", "POD_NAMESPACE"] {
+        assert!(output.stderr.contains(variable), "{}", output.stderr);
+    }
 }
