@@ -35,7 +35,7 @@ fn the_version_needs_nothing_else() {
     );
 }
 
-/// A node without name is a mistake in the manifest that waiting does not correct.
+/// A node without name is a mistake in the manifest that waiting does not correct. Seen red with an empty name instead.
 #[test]
 fn a_node_without_name_is_an_error() {
     let output = run(&[

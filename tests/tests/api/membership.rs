@@ -75,6 +75,8 @@ fn nodes_are_followed() {
 }
 
 /// A Node that gets its podCIDR after its annotations is a peer from then on.
+///
+/// Seen red with Nodes that are not looked at again once they had no lease.
 #[test]
 fn a_late_pod_cidr_is_followed() {
     let mut bed = turn();
@@ -114,6 +116,8 @@ fn peers_removed_while_the_agent_was_down_disappear() {
 }
 
 /// A large list arrives whole, also in pages, and what comes after it is followed as quickly.
+///
+/// Seen red with a list that is cut at 1,000.
 #[test]
 fn many_nodes_are_followed() {
     let mut bed = turn();

@@ -172,6 +172,8 @@ fn restart_and_compaction() {
 }
 
 /// A server that hangs (SIGSTOP) keeps its connections, and nothing comes over them.
+///
+/// Seen red with a watch that is given up after 2 s of silence, and a list after each watch.
 #[test]
 fn a_server_that_hangs_is_waited_for() {
     let mut bed = Bed::start();

@@ -258,7 +258,7 @@ fn annotations_are_kept() {
     agent.stop();
 }
 
-/// Another prefix, as flannel spells it.
+/// Another prefix, as flannel spells it. Seen red with annotations that are published under flannel's own.
 #[test]
 fn another_prefix_is_used_for_everything() {
     let mut bed = turn();
@@ -276,7 +276,7 @@ fn another_prefix_is_used_for_everything() {
     agent.stop();
 }
 
-/// What is sent is a patch of what differs: nothing else of the Node is touched or repeated.
+/// What is sent is a patch of what differs: nothing else of the Node is touched or repeated. Seen red with a `spec` in it.
 #[test]
 fn patches_are_small() {
     let mut bed = turn();
