@@ -205,7 +205,7 @@ fn two_hundred_pods_at_once_wait_for_little_more_than_the_kernel() {
         wait_for(node, &[(node.pods()[0].host_veth(), ENDPOINT_FAST)]);
         agent
     });
-    let [_agent, stopped] = agents;
+    let [agent, stopped] = agents;
     // Its programs stay.
     stopped.stop().unwrap();
     let before = tc_batch(idle, "before");
@@ -217,5 +217,15 @@ fn two_hundred_pods_at_once_wait_for_little_more_than_the_kernel() {
     );
     println!("{said}");
     let allowed = AIM.max(before.max(after) * TIMES_TC);
-    assert!(median <= allowed && max <= allowed + STRAGGLERS, "{said}");
+    // The end of the log is about every pod; what was in the way stands before that.
+    let log = agent.log();
+    let other: Vec<_> = log
+        .lines()
+        .filter(|line| !line.ends_with(": fast path"))
+        .collect();
+    assert!(
+        median <= allowed && max <= allowed + STRAGGLERS,
+        "{said}; the agent says:\n{}",
+        other.join("\n")
+    );
 }
