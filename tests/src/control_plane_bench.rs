@@ -17,7 +17,7 @@ use self::peers::Peer;
 use self::plan::{CHURN, Plan};
 use self::process::AgentProcess;
 use self::reference::Reference;
-use self::result::{Entry, Figure, Kind, Load, Run};
+use self::result::{Disturbed, Entry, Figure, Kind, Load, Run};
 use self::start::Start;
 use crate::api_server::Binaries;
 use crate::bench::ending::{self, Outcome};
@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         api_server: String::new(),
         setup: describe(&plan),
         quick: options.quick,
-        disturbed: 0,
+        disturbed: Disturbed::default(),
         results: Vec::new(),
         problems: Vec::new(),
     };
@@ -119,8 +119,8 @@ fn describe(plan: &Plan) -> Vec<String> {
             plan.pace.as_millis(),
             plan.samples
         ),
-        "A change during which one of the CPUs was away (not even a real-time thread got it within 2 ms: the hypervisor had \
-         given it to somebody else) does not count; another one is measured instead."
+        "A change during which one of the CPUs was away (not even a real-time thread got it within 2 ms, as when the \
+         hypervisor has given it to somebody else) does not count; another one is measured instead."
             .to_owned(),
         "watch_ms: the same patches where no agent runs, from the whole answer until a client that only watches has the \
          whole event: what the API server and this machine take by themselves."
@@ -259,7 +259,10 @@ impl Size<'_> {
             }
         }
         let samples = samples?;
-        self.run.disturbed += samples.disturbed;
+        *match agent {
+            Some(_) => &mut self.run.disturbed.with_agent,
+            None => &mut self.run.disturbed.without,
+        } += samples.disturbed;
         let least = samples.add_ms.len().min(samples.remove_ms.len());
         if least < count {
             let problem =

@@ -2,9 +2,9 @@
 
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use anyhow::Result;
+
+use crate::cpus;
 
 /// The longest payload in bytes.
 pub(crate) const LONGEST: usize = 64 * 1024;
@@ -33,13 +33,7 @@ pub(crate) fn content(tag: u64, number: u64, length: usize) -> &'static [u8] {
 /// Keeps the calling thread on `cpu`, if there is one: packets of one flow from several CPUs overtake each other on
 /// veth devices, whatever the nodes do.
 pub(crate) fn pin(cpu: Option<usize>) -> Result<()> {
-    let Some(cpu) = cpu else {
-        return Ok(());
-    };
-    let mut set = CpuSet::new();
-    set.set(cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .with_context(|| format!("cannot keep a thread on CPU {cpu}"))
+    cpu.map_or(Ok(()), cpus::pin)
 }
 
 #[cfg(test)]

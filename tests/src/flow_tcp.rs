@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::flow_payload::{LONGEST, content, pin};
+use crate::lock::lock;
 use crate::space::Space;
 use crate::wait::eventually;
 
@@ -84,13 +85,13 @@ struct Progress {
 impl Progress {
     fn arrived(&self, length: u64) {
         self.received.fetch_add(length, Ordering::Relaxed);
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arrivals = lock(&self.arrivals);
         let now = Instant::now();
         *arrivals = (now, arrivals.1.max(now - arrivals.0));
     }
 
     fn silence(&self) -> (Duration, Duration) {
-        let (last, longest) = *self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, longest) = *lock(&self.arrivals);
         let current = last.elapsed();
         (current, longest.max(current))
     }

@@ -24,13 +24,14 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
-use nix::unistd::{Pid, geteuid};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use self::bed::Bed;
 use self::cases::{Case, PEER_COUNTS};
 use self::median::{Spread, spread};
+use crate::cpus::pin;
 
 /// The case (of `vtep_ingress`) that shows what the harness itself takes.
 pub const NOTHING: &str = "no pod in shortcut mode: does nothing";
@@ -130,10 +131,7 @@ pub fn measure(options: &Options) -> Result<Vec<ProgramCost>> {
 fn in_thread(options: &Options) -> Result<Vec<ProgramCost>> {
     unshare(CloneFlags::CLONE_NEWNET)
         .context("cannot make a network namespace to measure the programs in")?;
-    let mut cpus = CpuSet::new();
-    cpus.set(options.cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
-        .with_context(|| format!("cannot stay on CPU {} to measure the programs", options.cpu))?;
+    pin(options.cpu).context("cannot measure the programs")?;
     let mut bed = Bed::new(&options.object)?;
     let mut costs = Vec::new();
     // More peers each time: they are only added.

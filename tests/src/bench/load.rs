@@ -14,12 +14,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
-use nix::unistd::Pid;
+use nix::sched::{CloneFlags, unshare};
 
 use super::bed::Ends;
 use super::plan::Case;
 use super::result::Workload;
+use crate::cpus;
 use crate::space::Space;
 
 mod flood;
@@ -87,10 +87,8 @@ pub(super) struct Cpus {
 impl Cpus {
     /// The first two of those that this process may use.
     pub(super) fn choose() -> Result<Self> {
-        let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot ask which CPUs may be used")?;
-        let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
-        match (cpus.next(), cpus.next()) {
-            (Some(sender), Some(receiver)) => Ok(Self { sender, receiver }),
+        match cpus::allowed()?.as_slice() {
+            &[sender, receiver, ..] => Ok(Self { sender, receiver }),
             _ => bail!(
                 "the benchmark needs two CPUs, one for each end of one-way traffic; this machine allows one"
             ),
@@ -116,12 +114,6 @@ pub(super) fn start(case: Case, ends: &Ends, cpus: Cpus) -> Result<Box<dyn Sessi
     })
 }
 
-fn pin(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot stay on CPU {cpu}"))
-}
-
 /// Starts a thread on `cpu` with sockets in `space` and files of its own.
 ///
 /// Of its own because a process may not have as many open files as the largest case needs, but a thread's table of files
@@ -129,7 +121,7 @@ fn pin(cpu: usize) -> Result<()> {
 fn spawn(space: &Space, cpu: usize, work: impl FnOnce() -> Result<()> + Send + 'static) -> Thread {
     Thread(space.spawn_inside(move || {
         unshare(CloneFlags::CLONE_FILES).context("a thread cannot have files of its own")?;
-        pin(cpu)?;
+        cpus::pin(cpu)?;
         work()
     }))
 }

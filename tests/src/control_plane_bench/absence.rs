@@ -1,18 +1,21 @@
-//! When a CPU was away: not even the most urgent thread got it. On a virtual machine the hypervisor has then given it to
-//! somebody else, for milliseconds at a time, and whoever is measured meanwhile is not at fault.
+//! When a CPU was away: not even the most urgent thread got it. On a virtual machine the hypervisor gives it to somebody
+//! else, for milliseconds at a time. (Work of the kernel's without a break would look the same; hence it is counted with and
+//! without an agent.)
 //!
 //! `/proc/stat` tells of such time (steal) in hundredths of a second only: too coarse for a single event.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::gettid;
+
+use crate::cpus;
+use crate::lock::lock;
 
 /// How often each CPU is asked for.
 const PERIOD: Duration = Duration::from_micros(500);
@@ -39,8 +42,7 @@ impl Absences {
             end: Arc::default(),
             threads: Vec::new(),
         };
-        let cpus = sched_getaffinity(Pid::from_raw(0)).context("cannot see which CPUs there are")?;
-        for cpu in (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or_default()) {
+        for cpu in cpus::allowed()? {
             absences.ask_for(cpu)?;
         }
         Ok(absences)
@@ -92,9 +94,7 @@ impl Drop for Absences {
 
 /// The calling thread stays on `cpu`, and comes first there.
 fn become_urgent(cpu: usize) -> Result<()> {
-    let mut only = CpuSet::new();
-    only.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &only).with_context(|| format!("cannot stay on CPU {cpu}"))?;
+    cpus::pin(cpu)?;
     let output = Command::new("chrt")
         .args(["--fifo", "--pid", PRIORITY, &gettid().to_string()])
         .output()
@@ -117,10 +117,6 @@ fn ask(gaps: &Gaps, end: &AtomicBool) {
         }
         last = now;
     }
-}
-
-fn lock(gaps: &Gaps) -> MutexGuard<'_, Vec<(Instant, Instant)>> {
-    gaps.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ fn growth(run: &Run, kind: Kind, load: Load) -> Option<Check> {
 mod tests {
     use super::*;
     use crate::bench::result::Machine;
-    use crate::control_plane_bench::result::Entry;
+    use crate::control_plane_bench::result::{Disturbed, Entry};
     use crate::control_plane_bench::stats::summary;
 
     fn run(entries: &[(u32, Figure, Option<Load>, &[f64])]) -> Run {
@@ -131,7 +131,7 @@ mod tests {
             api_server: String::new(),
             setup: Vec::new(),
             quick: false,
-            disturbed: 0,
+            disturbed: Disturbed::default(),
             results: results.collect(),
             problems: Vec::new(),
         }

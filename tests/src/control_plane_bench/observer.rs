@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,13 @@ use super::events::Witness;
 use super::maps::PeerMaps;
 use super::notifications::{Change, Notification, Notifications, Object};
 use super::peers::Peer;
+use crate::lock::lock;
 use crate::space::Space;
 
 /// How often the thread looks whether it shall end.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// From one look at the maps to the next, at first and later. Always with a pause: who spins keeps the agent waiting,
-/// which the scheduler has put on the same CPU more often than not (it has woken this thread).
+/// From one look at the maps to the next, at first and later. Always with a pause: who spins keeps the agent waiting where
+/// the scheduler has put both on one CPU (a system call of the agent's wakes this thread).
 const PAUSE: Duration = Duration::from_micros(20);
 const LONG_PAUSE: Duration = Duration::from_micros(200);
 /// How long the short pause is enough.
@@ -133,10 +134,6 @@ impl Drop for Observer {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
     }
-}
-
-fn lock(target: &Mutex<Option<Target>>) -> MutexGuard<'_, Option<Target>> {
-    target.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn observe(

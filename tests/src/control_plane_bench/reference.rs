@@ -3,7 +3,7 @@
 
 use std::pin::pin;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use super::events::Witness;
 use super::notifications::Change;
 use super::peers::Peer;
-use crate::api_server::{ApiClient, ApiServer};
+use crate::api_server::ApiServer;
+use crate::lock::lock;
 
 /// What the agent asks for.
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf;stream=watch";
@@ -28,9 +29,10 @@ const LARGEST: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Reference {
     expected: Arc<Mutex<Option<Peer>>>,
-    seen: Receiver<Instant>,
+    /// When the expected event was there; an error when the watch has ended by itself.
+    seen: Receiver<Result<Instant>>,
     end: Arc<Notify>,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Reference {
@@ -50,55 +52,45 @@ impl Reference {
         let (expected, end) = (Arc::new(Mutex::new(None)), Arc::new(Notify::new()));
         let (its_expected, its_end) = (Arc::clone(&expected), Arc::clone(&end));
         let ((opened, is_open), (sender, seen)) = (mpsc::channel(), mpsc::channel());
-        let kube = client.kube();
+        let (kube, its_sender) = (client.kube(), sender.clone());
         let work = async move {
-            let watching = pin!(watch(kube, request, &opened, &its_expected, &sender));
+            let watching = pin!(watch(kube, request, &opened, &its_expected, &its_sender));
             match select(watching, pin!(its_end.notified())).await {
                 Either::Left((ended, _)) => ended,
                 Either::Right(_) => Ok(()),
             }
         };
-        let thread = thread::Builder::new()
-            .name("reference".to_owned())
-            .spawn(move || ApiClient::block_on(&client, work))?;
-        let mut reference = Self {
+        let run = move || {
+            if let Err(error) = client.block_on(work) {
+                // Nobody waits for an event any more when the benchmark has given up.
+                sender.send(Err(error)).ok();
+            }
+        };
+        let thread = thread::Builder::new().name("reference".to_owned()).spawn(run)?;
+        let reference = Self {
             expected,
             seen,
             end,
             thread: Some(thread),
         };
-        match is_open.recv() {
-            Ok(()) => Ok(reference),
-            Err(_) => Err(reference
-                .join()
-                .err()
-                .unwrap_or_else(|| anyhow!("the watch has ended"))),
+        // Otherwise its end is what there is to see.
+        if is_open.recv().is_err() {
+            reference.wait(Duration::from_secs(1))?;
         }
+        Ok(reference)
     }
 
     /// Ends the watch.
-    ///
-    /// # Errors
-    ///
-    /// When it had ended by itself.
     pub(super) fn stop(mut self) -> Result<()> {
         self.end.notify_one();
-        self.join()
-    }
-
-    fn join(&mut self) -> Result<()> {
-        let Some(thread) = self.thread.take() else {
-            return Ok(());
-        };
-        thread.join().map_err(|_| anyhow!("the watch panicked"))?
+        let thread = self.thread.take().context("it has ended")?;
+        thread.join().map_err(|_| anyhow!("the watch panicked"))
     }
 }
 
 impl Drop for Reference {
     fn drop(&mut self) {
         self.end.notify_one();
-        // Whoever wants to know how it ended has called `stop`.
-        self.join().ok();
     }
 }
 
@@ -108,7 +100,9 @@ impl Witness for Reference {
     }
 
     fn wait(&self, patience: Duration) -> Result<Instant> {
-        self.seen.recv_timeout(patience).context("no event of the watch")
+        self.seen
+            .recv_timeout(patience)
+            .context("no event of the watch")?
     }
 }
 
@@ -117,9 +111,10 @@ async fn watch(
     request: http::Request<Vec<u8>>,
     opened: &Sender<()>,
     expected: &Mutex<Option<Peer>>,
-    seen: &Sender<Instant>,
+    seen: &Sender<Result<Instant>>,
 ) -> Result<()> {
     let mut stream = Box::pin(client.request_stream(request).await.context("cannot watch")?);
+    // Whoever has started it waits for that.
     opened.send(()).ok();
     let mut event = Vec::new();
     loop {
@@ -133,7 +128,8 @@ async fn watch(
         let now = Instant::now();
         let mut expected = lock(expected);
         if expected.take_if(|peer| names(&event, *peer)).is_some() {
-            seen.send(now).ok();
+            // Nobody waits for it any more when the benchmark has given up.
+            seen.send(Ok(now)).ok();
         }
     }
 }
@@ -142,10 +138,6 @@ async fn watch(
 fn names(event: &[u8], peer: Peer) -> bool {
     let name = peer.name();
     event.windows(name.len()).any(|part| part == name.as_bytes())
-}
-
-fn lock(expected: &Mutex<Option<Peer>>) -> MutexGuard<'_, Option<Peer>> {
-    expected.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ fn method(run: &Run) -> String {
          <dt>Kernel</dt><dd>{}</dd><dt>Processor</dt><dd>{}</dd><dt>CPUs online</dt><dd>{}</dd>\
          <dt>Agent</dt><dd>{}</dd><dt>kube-apiserver</dt><dd>{}</dd><dt>Load when it began</dt><dd>{:.2}</dd>\
          <dt>Took</dt><dd>{} s</dd>\
-         <dt>Measured again</dt><dd>{} changes</dd></dl>\n{}<h2>What it does not show</h2>\n{}",
+         <dt>Measured again</dt><dd>{} changes with an agent, {} without</dd></dl>\n{}<h2>What it does not show</h2>\n{}",
         said(&machine.kernel, "unknown"),
         said(&machine.processor, "unknown"),
         machine.cpus,
@@ -235,7 +235,8 @@ fn method(run: &Run) -> String {
         said(&run.api_server, "unknown"),
         f64::from(machine.load_percent) / 100.0,
         machine.seconds,
-        run.disturbed,
+        run.disturbed.with_agent,
+        run.disturbed.without,
         list(run.setup.iter().map(String::as_str)),
         list(NOT_SHOWN.into_iter()),
     )
@@ -252,7 +253,7 @@ fn list<'a>(sentences: impl Iterator<Item = &'a str>) -> String {
 mod tests {
     use super::*;
     use crate::bench::result::Machine;
-    use crate::control_plane_bench::result::Kind;
+    use crate::control_plane_bench::result::{Disturbed, Kind};
     use crate::control_plane_bench::stats::summary;
 
     fn run(sizes: &[u32], samples: &[f64]) -> Run {
@@ -283,7 +284,7 @@ mod tests {
             api_server: "v1.20.2".to_owned(),
             setup: vec!["One <node>.".to_owned()],
             quick: false,
-            disturbed: 7,
+            disturbed: Disturbed::default(),
             results,
             problems: vec!["<lost>".to_owned()],
         }

@@ -19,11 +19,20 @@ pub struct Run {
     /// Whether there were few samples and no large cluster (`--quick`): good for a look, not for a decision.
     pub quick: bool,
     /// Single changes that did not count, because a CPU was away meanwhile, and were measured again.
-    pub disturbed: usize,
+    pub disturbed: Disturbed,
     /// One entry per kind of Node object, size of the cluster, figure and load, in the order of the table.
     pub results: Vec<Entry>,
     /// What went wrong while measuring: the run is not to be trusted where this is not empty.
     pub problems: Vec<String>,
+}
+
+/// How many changes did not count. As many are measured with an agent as without one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Disturbed {
+    /// While an agent followed them.
+    pub with_agent: usize,
+    /// While nobody did but a client that watches.
+    pub without: usize,
 }
 
 /// What was measured. Names and units are those of the JSON file.
@@ -237,7 +246,10 @@ mod tests {
             api_server: "v1.20.2".to_owned(),
             setup: vec!["One node.".to_owned()],
             quick: true,
-            disturbed: 3,
+            disturbed: Disturbed {
+                with_agent: 3,
+                without: 4,
+            },
             results: vec![
                 entry(Figure::RssMib, None),
                 entry(Figure::RemoveMs, Some(Load::Quiet)),

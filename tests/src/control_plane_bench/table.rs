@@ -29,8 +29,8 @@ pub(super) fn print_end(run: &Run) -> Outcome {
         println!("  {sentence}");
     }
     println!(
-        "  {} changes were measured again because a CPU was away meanwhile.",
-        run.disturbed
+        "  {} changes with an agent and {} without were measured again because a CPU was away meanwhile.",
+        run.disturbed.with_agent, run.disturbed.without
     );
     let floors: Vec<_> = checks(run)
         .iter()

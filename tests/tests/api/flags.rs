@@ -3,19 +3,12 @@
 use overlay_testbed::exec::Output;
 use overlay_testbed::{AgentOptions, Testbed};
 
+fn testbed() -> Testbed {
+    Testbed::builder().nodes(1).pods_per_node(0).build().unwrap()
+}
+
 fn run(arguments: &[&str]) -> Output {
-    let testbed = Testbed::builder().nodes(1).pods_per_node(0).build().unwrap();
-    let node = testbed.node(1).unwrap();
-    let options = AgentOptions::default();
-    node.write_file(AgentOptions::NET_CONF, &options.net_conf)
-        .unwrap();
-    let config = format!(
-        "--net-config-path={}",
-        node.path(AgentOptions::NET_CONF).display()
-    );
-    let more = arguments.contains(&"run").then_some(config.as_str());
-    let arguments: Vec<_> = arguments.iter().copied().chain(more).collect();
-    node.agent_command(&arguments).unwrap()
+    testbed().node(1).unwrap().agent_command(arguments).unwrap()
 }
 
 /// flannel exits with 0 after an unknown flag, and manifests with a typing error seem to work.
@@ -38,11 +31,19 @@ fn the_version_needs_nothing_else() {
 /// A node without name is a mistake in the manifest that waiting does not correct. Seen red with an empty name instead.
 #[test]
 fn a_node_without_name_is_an_error() {
-    let output = run(&[
-        "run",
-        "--kube-subnet-mgr",
-        "--kube-api-url=https://192.0.2.1:6443",
-    ]);
+    let testbed = testbed();
+    let node = testbed.node(1).unwrap();
+    let config = AgentOptions::default().net_conf;
+    node.write_file(AgentOptions::NET_CONF, &config).unwrap();
+    let path = node.path(AgentOptions::NET_CONF);
+    let output = node
+        .agent_command(&[
+            "run",
+            "--kube-subnet-mgr",
+            "--kube-api-url=https://192.0.2.1:6443",
+            &format!("--net-config-path={}", path.display()),
+        ])
+        .unwrap();
     assert!(!output.status.success(), "{output:?}");
     for variable in ["NODE_NAME", "POD_NAME", "POD_NAMESPACE"] {
         assert!(output.stderr.contains(variable), "{}", output.stderr);
