@@ -6,19 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
 use self::bed::Bed;
-use self::counters::Counters;
 use self::ending::Outcome;
-use self::load::{Cpus, Sample, Session};
-use self::plan::{Case, LONGEST_WARM_UP, Plan, TOUCH};
+use self::load::Cpus;
+use self::plan::Plan;
 use self::priority::Priority;
-use self::result::{Entry, Mode, Run, Wire, Workload};
-use self::steal::Stolen;
+use self::result::{Mode, Run, Workload};
 use crate::test_run_cost::{self, ProgramCost};
 use crate::{agent, bench_report, requirements};
 
@@ -27,6 +24,7 @@ mod counters;
 pub mod ending;
 mod load;
 pub(crate) mod machine;
+mod measure;
 mod plan;
 pub(crate) mod priority;
 pub mod result;
@@ -35,11 +33,6 @@ mod setup;
 mod stats;
 mod steal;
 mod table;
-
-/// How often a slice is measured until the hypervisor has left it alone.
-const ATTEMPTS: u32 = 4;
-/// The part of a slice that may be stolen: one in so many.
-const TOLERATED: u32 = 50;
 
 /// What the benchmark shall do.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +101,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         .map(|mode| Ok((*mode, Bed::build(*mode)?)))
         .collect::<Result<BTreeMap<_, _>>>()?;
     for case in &plan.cases {
-        let measured = measure_case(*case, &plan, &beds, cpus, &mut run.problems)
+        let measured = measure::case(*case, &plan, &beds, cpus, &mut run.problems)
             .with_context(|| format!("while measuring {}", case.name()))?;
         table::print_case(*case, &measured);
         run.results.extend(measured);
@@ -136,182 +129,4 @@ fn finish(run: &Run, options: &Options) -> Result<Outcome> {
         println!("report:  {}", path.display());
     }
     Ok(outcome)
-}
-
-/// The modes of one case, and what each round found.
-struct Measuring<'a> {
-    case: Case,
-    plan: &'a Plan,
-    beds: &'a BTreeMap<Mode, Bed>,
-    sessions: BTreeMap<Mode, Box<dyn Session>>,
-    rates: BTreeMap<Mode, Vec<f64>>,
-}
-
-fn measure_case(
-    case: Case,
-    plan: &Plan,
-    beds: &BTreeMap<Mode, Bed>,
-    cpus: Cpus,
-    problems: &mut Vec<String>,
-) -> Result<Vec<Entry>> {
-    if case.wire == Wire::Segments {
-        beds.values().try_for_each(|bed| bed.set_wire(Wire::Segments))?;
-    }
-    let mut measuring = Measuring {
-        case,
-        plan,
-        beds,
-        sessions: BTreeMap::new(),
-        rates: BTreeMap::new(),
-    };
-    let mut report = |mode: Mode, error: &anyhow::Error| {
-        let problem = format!("{}, mode {mode}: {error:#}", case.name());
-        println!("✗ {problem}");
-        problems.push(problem);
-    };
-    for (mode, bed) in beds.iter().filter(|(mode, _)| case.concerns(**mode)) {
-        match bed.ends(case).and_then(|ends| load::start(case, &ends, cpus)) {
-            Ok(session) => drop(measuring.sessions.insert(*mode, session)),
-            Err(error) => report(*mode, &error),
-        }
-    }
-    for round in 0..plan.rounds(case) {
-        for mode in plan.order(case, round) {
-            // A mode that failed once is left out from then on: its connection may be gone.
-            let Some(session) = measuring.sessions.get_mut(&mode) else {
-                continue;
-            };
-            let bed = beds.get(&mode).context("no nodes for this mode")?;
-            match slice(case, mode, bed, session.as_mut(), plan.slice, cpus) {
-                Ok((sample, way)) => {
-                    let rate = sample.rate(case.workload);
-                    measuring.rates.entry(mode).or_default().push(rate);
-                    if let Err(error) = way {
-                        report(mode, &error);
-                    }
-                }
-                Err(error) => {
-                    report(mode, &error);
-                    // Why it cannot end properly either is known already.
-                    if let Some(session) = measuring.sessions.remove(&mode) {
-                        session.stop().ok();
-                    }
-                }
-            }
-        }
-    }
-    for (mode, stopped) in stop(std::mem::take(&mut measuring.sessions)) {
-        if let Err(error) = stopped {
-            report(mode, &error);
-        }
-    }
-    if case.wire == Wire::Segments {
-        beds.values().try_for_each(|bed| bed.set_wire(Wire::Tso))?;
-    }
-    beds.values().try_for_each(Bed::forget_connections)?;
-    Ok(measuring.entries())
-}
-
-/// Ends all sessions at the same time: each takes a moment to notice.
-fn stop(sessions: BTreeMap<Mode, Box<dyn Session>>) -> Vec<(Mode, Result<()>)> {
-    thread::scope(|scope| {
-        let stopping: Vec<_> = sessions
-            .into_iter()
-            .map(|(mode, session)| (mode, scope.spawn(move || session.stop())))
-            .collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| {
-            thread.join().map_err(|_| anyhow!("a thread panicked"))?
-        };
-        stopping
-            .into_iter()
-            .map(|(mode, thread)| (mode, join(thread)))
-            .collect()
-    })
-}
-
-/// One slice, and whether its packets went the right way.
-fn slice(
-    case: Case,
-    mode: Mode,
-    bed: &Bed,
-    session: &mut dyn Session,
-    duration: Duration,
-    cpus: Cpus,
-) -> Result<(Sample, Result<()>)> {
-    let (start, mut warm) = (Instant::now(), 0);
-    loop {
-        warm += session.measure(case.warm_up())?.amount;
-        if warm >= case.warm_up_transactions(mode) || start.elapsed() >= LONGEST_WARM_UP {
-            break;
-        }
-    }
-    let before = Counters::read(mode, bed)?;
-    // Reading them was work for the CPUs, in some modes only.
-    let mut all = session.measure(TOUCH)?;
-    let sample = undisturbed(session, case.slice(duration), cpus, &mut all)?;
-    let after = Counters::read(mode, bed)?;
-    let mut way = match (before, after) {
-        (Some(before), Some(after)) => after.check(&before, mode, case, all.amount),
-        _ => Ok(()),
-    };
-    if all.lost > 0 {
-        way = way.and_then(|()| Err(anyhow!("{} datagrams were lost", all.lost)));
-    }
-    Ok((sample, way))
-}
-
-/// A slice in which the hypervisor hardly took the CPUs away: it is measured again where it did, [`ATTEMPTS`] times at most,
-/// and the least disturbed one counts. `all` gets what was counted in any of them.
-fn undisturbed(
-    session: &mut dyn Session,
-    duration: Duration,
-    cpus: Cpus,
-    all: &mut Sample,
-) -> Result<Sample> {
-    let mut best: Option<(Duration, Sample)> = None;
-    for _ in 0..ATTEMPTS {
-        let before = Stolen::read(cpus)?;
-        let sample = session.measure(duration)?;
-        let stolen = Stolen::read(cpus)?.since(before);
-        all.amount += sample.amount;
-        all.lost += sample.lost;
-        if best.is_none_or(|(least, _)| stolen < least) {
-            best = Some((stolen, sample));
-        }
-        if stolen < duration / TOLERATED {
-            break;
-        }
-    }
-    best.map(|(_, sample)| sample).context("a slice was not measured")
-}
-
-impl Measuring<'_> {
-    /// In the order of the modes.
-    fn entries(&self) -> Vec<Entry> {
-        let Case {
-            workload,
-            target,
-            flows,
-            wire,
-        } = self.case;
-        let modes = self.plan.modes.iter().filter(|mode| self.beds.contains_key(mode));
-        let entries = modes.filter_map(|mode| {
-            let rates = self.rates.get(mode)?;
-            let (median, min, max) = stats::spread(rates)?;
-            let rounds = u32::try_from(rates.len()).ok()?;
-            Some(Entry {
-                workload,
-                target,
-                mode: *mode,
-                flows,
-                wire,
-                unit: workload.unit().to_owned(),
-                median,
-                min,
-                max,
-                rounds,
-            })
-        });
-        entries.collect()
-    }
 }

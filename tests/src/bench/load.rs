@@ -29,6 +29,8 @@ mod tcp_crr;
 mod tcp_rr;
 mod udp_rr;
 
+pub(super) use self::stream::MARGINS;
+
 /// How long a single answer may take: an established flow that waits longer has stalled.
 pub(super) const STALLED: Duration = Duration::from_secs(5);
 /// How long it may take to open all connections of a case.

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
+use super::load::MARGINS;
 use super::result::{Mode, Target, Wire, Workload};
 
 /// So many flows are each used only a few times per second.
 pub(super) const MANY: u32 = 5_000;
 /// So many flows take a while to be used once each.
 const SOME: u32 = 100;
-/// How long the flows are used again after something else has run, so that every mode begins a slice alike.
-pub(super) const TOUCH: Duration = Duration::from_millis(10);
+/// How much longer slices of many flows, of some, and of what goes one way are.
+pub(super) const SLICES_OF_MANY: u32 = 32;
+pub(super) const SLICES_OF_SOME: u32 = 12;
+pub(super) const SLICES_ONE_WAY: u32 = 2;
 /// What is not learned by then is measured as it is.
 pub(super) const LONGEST_WARM_UP: Duration = Duration::from_secs(6);
 
@@ -56,13 +59,42 @@ impl Case {
         }
     }
 
-    /// How long a slice is. Many flows take longer, since each shall be used a few times.
+    /// How long a slice is. Many flows take longer, since each shall be used a few times; so does what goes one way, which
+    /// has a beginning and an end that do not count.
     pub(super) fn slice(self, of_one_flow: Duration) -> Duration {
         match self.flows {
-            MANY.. => 8 * of_one_flow,
-            SOME.. => 3 * of_one_flow,
+            MANY.. => SLICES_OF_MANY * of_one_flow,
+            SOME.. => SLICES_OF_SOME * of_one_flow,
+            _ if self.is_one_way() => SLICES_ONE_WAY * of_one_flow,
             _ => of_one_flow,
         }
+    }
+
+    /// How long the flows are used again before a slice, because something else has run meanwhile: every mode begins alike.
+    /// What goes one way has a beginning in any case.
+    pub(super) fn touch(self) -> Option<Duration> {
+        match self.flows {
+            SOME.. => Some(Duration::from_millis(10)),
+            _ if self.is_one_way() => None,
+            _ => Some(Duration::from_millis(5)),
+        }
+    }
+
+    /// After how many rounds the agents are asked which way the packets went, and the flows get used to being used.
+    ///
+    /// Many flows would not stay known, or proved, while the other modes have their turns.
+    pub(super) fn stretch(self) -> u32 {
+        match self.flows {
+            SOME.. => 1,
+            _ => 15,
+        }
+    }
+
+    fn is_one_way(self) -> bool {
+        matches!(
+            self.workload,
+            Workload::Udp64 | Workload::Udp1400 | Workload::TcpBulk
+        )
     }
 
     /// Name for messages: `udp_rr to service, 32 flows`.
@@ -88,6 +120,7 @@ impl Case {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Rounds {
     few: u32,
+    one_way: u32,
     some: u32,
     many: u32,
 }
@@ -110,25 +143,29 @@ impl Plan {
         Self {
             cases,
             modes: Mode::ALL.into_iter().filter(wanted).collect(),
-            // Many short slices: what else the machine does then hits all modes alike.
+            // Many short slices: how fast the machine is changes within a tenth of a second and within a minute (it is shared),
+            // and the shorter the time until all modes had their turn, the more it hits all of them alike.
             rounds: match (rounds, quick) {
                 (Some(n), _) => Rounds {
                     few: n,
+                    one_way: n,
                     some: n,
                     many: n,
                 },
                 (None, true) => Rounds {
-                    few: 7,
+                    few: 30,
+                    one_way: 15,
                     some: 3,
                     many: 3,
                 },
                 (None, false) => Rounds {
-                    few: 25,
-                    some: 11,
-                    many: 5,
+                    few: 120,
+                    one_way: 60,
+                    some: 13,
+                    many: 7,
                 },
             },
-            slice: Duration::from_millis(80),
+            slice: Duration::from_millis(20),
         }
     }
 
@@ -137,6 +174,7 @@ impl Plan {
         match case.flows {
             MANY.. => self.rounds.many,
             SOME.. => self.rounds.some,
+            _ if case.is_one_way() => self.rounds.one_way,
             _ => self.rounds.few,
         }
     }
@@ -165,11 +203,14 @@ impl Plan {
             let modes = self.modes.iter().filter(|mode| case.concerns(**mode));
             modes.map(|mode| {
                 let setting_up = Duration::from_micros(u64::from(case.flows) * 60 + 20_000);
-                let status = Duration::from_millis(40) + TOUCH;
+                let status = Duration::from_millis(40);
                 // As many transactions per second as on a slow machine.
                 let learning = Duration::from_micros(case.warm_up_transactions(*mode) * 50);
                 let warm_up = case.warm_up().max(learning).min(LONGEST_WARM_UP);
-                setting_up + (warm_up + case.slice(self.slice) + status) * self.rounds(*case)
+                let (rounds, around) = (self.rounds(*case), case.touch().unwrap_or(MARGINS));
+                setting_up
+                    + (around + case.slice(self.slice)) * rounds
+                    + (warm_up + status) * rounds.div_ceil(case.stretch())
             })
         });
         cases.sum()
@@ -227,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_run_keeps_its_time() {
-        assert!(Plan::new(false, &[], &[], None).estimate() < Duration::from_secs(12 * 60));
+        assert!(Plan::new(false, &[], &[], None).estimate() < Duration::from_secs(13 * 60));
         assert!(Plan::new(true, &[], &[], None).estimate() < Duration::from_secs(3 * 60));
         let full = Plan::new(false, &[], &[], None);
         assert!(full.cases.iter().all(|case| full.rounds(*case) >= 5));

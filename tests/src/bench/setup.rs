@@ -2,9 +2,9 @@
 
 use super::bed;
 use super::load::Cpus;
-use super::plan::Plan;
+use super::measure::{ATTEMPTS, TOLERATED};
+use super::plan::{Plan, SLICES_OF_MANY, SLICES_OF_SOME, SLICES_ONE_WAY};
 use super::rules::SERVICES;
-use super::{ATTEMPTS, TOLERATED};
 
 /// One sentence each.
 pub(super) fn describe(plan: &Plan, cpus: Cpus) -> Vec<String> {
@@ -16,8 +16,12 @@ pub(super) fn describe(plan: &Plan, cpus: Cpus) -> Vec<String> {
     vec![
         format!(
             "Each mode has two nodes of its own in network namespaces, connected by a veth pair; the modes take turns in \
-             slices of {} ms (3 times that with 1,000 flows, 8 times with 10,000), in an order that changes from round to round.",
-            plan.slice.as_millis()
+             slices of {0} ms ({1} ms one way, {2} ms with 1,000 flows, {3} ms with 10,000), in an order that changes from round to \
+             round.",
+            plan.slice.as_millis(),
+            (SLICES_ONE_WAY * plan.slice).as_millis(),
+            (SLICES_OF_SOME * plan.slice).as_millis(),
+            (SLICES_OF_MANY * plan.slice).as_millis(),
         ),
         format!(
             "A slice of which the hypervisor took more than one {TOLERATED}th away (`steal` of both CPUs, /proc/stat) is \

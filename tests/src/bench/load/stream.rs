@@ -9,8 +9,14 @@ use anyhow::Result;
 
 use super::{Client, Sample};
 
-/// How long the sender sends before the counting begins, and after it has ended.
-const MARGIN: Duration = Duration::from_millis(30);
+/// How long the sender sends before the counting begins, so that both ends and their caches are warm.
+const BEFORE: Duration = Duration::from_millis(20);
+/// How long it sends after the counting has ended: its own clock began a little earlier.
+const AFTER: Duration = Duration::from_millis(5);
+/// From one look for what is still on its way to the next.
+const REST: Duration = Duration::from_millis(3);
+/// What a slice takes apart from the time that counts, about.
+pub(in crate::bench) const MARGINS: Duration = Duration::from_millis(30);
 /// Reading the clock and the counter may take so long; else it was interrupted in between.
 const AT_ONCE: Duration = Duration::from_micros(50);
 
@@ -36,9 +42,9 @@ impl Arrived {
 
     /// Lets `sender` send and counts for `duration` in the middle of it.
     pub(super) fn measure(&self, sender: &Client, duration: Duration) -> Result<Sample> {
-        let whole = duration + 2 * MARGIN;
+        let whole = BEFORE + duration + AFTER;
         sender.order(whole)?;
-        thread::sleep(MARGIN);
+        thread::sleep(BEFORE);
         let (first, start) = self.now();
         thread::sleep(duration);
         let (last, end) = self.now();
@@ -55,7 +61,7 @@ impl Arrived {
     fn wait_for_the_rest(&self) {
         let mut seen = self.0.load(Ordering::Relaxed);
         for _ in 0..100 {
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(REST);
             let now = self.0.load(Ordering::Relaxed);
             if now == seen {
                 return;
