@@ -1,6 +1,6 @@
 //! Measuring one case: the modes take turns, a slice each, until every one has had all its rounds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,56 +31,93 @@ pub(super) fn case(
     if case.wire == Wire::Segments {
         beds.values().try_for_each(|bed| bed.set_wire(Wire::Segments))?;
     }
-    let mut report = |mode: Mode, error: &anyhow::Error| {
-        let problem = format!("{}, mode {mode}: {error:#}", case.name());
-        println!("✗ {problem}");
-        problems.push(problem);
+    let mut measuring = Measuring {
+        case,
+        plan,
+        cpus,
+        rates: BTreeMap::new(),
+        problems,
     };
-    let mut turns = BTreeMap::new();
-    for (mode, bed) in beds.iter().filter(|(mode, _)| case.concerns(**mode)) {
-        match Turns::start(case, *mode, bed, cpus) {
-            Ok(started) => drop(turns.insert(*mode, started)),
-            Err(error) => report(*mode, &error),
-        }
+    let mut beds_left: BTreeMap<Mode, &Bed> = beds
+        .iter()
+        .filter(|(mode, _)| case.concerns(**mode))
+        .map(|(mode, bed)| (*mode, bed))
+        .collect();
+    let rounds: Vec<_> = (0..plan.rounds(case)).collect();
+    for rounds in rounds.chunks(case.rounds_of_a_connection()) {
+        let failed = measuring.with_new_connections(&beds_left, rounds);
+        beds_left.retain(|mode, _| !failed.contains(mode));
     }
-    let mut rates: BTreeMap<Mode, Vec<f64>> = BTreeMap::new();
-    let rounds = plan.rounds(case);
-    for round in 0..rounds {
-        let begins = round.is_multiple_of(case.stretch());
-        let ends = round + 1 == rounds || (round + 1).is_multiple_of(case.stretch());
-        for mode in plan.order(case, round) {
-            // One that failed is left out from then on: its connection may be gone.
-            let Some(mut turn) = turns.remove(&mode) else {
-                continue;
-            };
-            let measured = turn.take(plan.slice, begins);
-            let way = if ends { turn.check() } else { Ok(()) };
-            match measured {
-                Ok(sample) => {
-                    rates.entry(mode).or_default().push(sample.rate(case.workload));
-                    if let Err(error) = way {
-                        report(mode, &error);
-                    }
-                    turns.insert(mode, turn);
-                }
-                Err(error) => {
-                    report(mode, &error);
-                    // Why it cannot end properly either is known already.
-                    turn.session.stop().ok();
-                }
-            }
-        }
-    }
-    for (mode, stopped) in stop(turns) {
-        if let Err(error) = stopped {
-            report(mode, &error);
-        }
-    }
+    let entries = entries(case, &plan.modes, &measuring.rates);
     if case.wire == Wire::Segments {
         beds.values().try_for_each(|bed| bed.set_wire(Wire::Tso))?;
     }
     beds.values().try_for_each(Bed::forget_connections)?;
-    Ok(entries(case, &plan.modes, &rates))
+    Ok(entries)
+}
+
+/// What is known so far.
+struct Measuring<'a> {
+    case: Case,
+    plan: &'a Plan,
+    cpus: Cpus,
+    rates: BTreeMap<Mode, Vec<f64>>,
+    problems: &'a mut Vec<String>,
+}
+
+impl Measuring<'_> {
+    /// Lets the modes take turns in these rounds. Answers with those that failed.
+    fn with_new_connections(&mut self, beds: &BTreeMap<Mode, &Bed>, rounds: &[u32]) -> BTreeSet<Mode> {
+        let (case, mut failed, mut turns) = (self.case, BTreeSet::new(), BTreeMap::new());
+        for (mode, bed) in beds {
+            match Turns::start(case, *mode, bed, self.cpus) {
+                Ok(started) => drop(turns.insert(*mode, started)),
+                Err(error) => {
+                    self.report(*mode, &error);
+                    failed.insert(*mode);
+                }
+            }
+        }
+        for round in rounds {
+            let begins = round.is_multiple_of(case.stretch());
+            let ends = Some(round) == rounds.last() || (round + 1).is_multiple_of(case.stretch());
+            for mode in self.plan.order(case, *round) {
+                let Some(mut turn) = turns.remove(&mode) else {
+                    continue;
+                };
+                match turn.take(self.plan.slice, begins) {
+                    Ok(sample) => {
+                        let rate = sample.rate(case.workload);
+                        self.rates.entry(mode).or_default().push(rate);
+                        let way = if ends { turn.check() } else { Ok(()) };
+                        if let Err(error) = way {
+                            self.report(mode, &error);
+                        }
+                        turns.insert(mode, turn);
+                    }
+                    Err(error) => {
+                        // Its connection may be gone.
+                        self.report(mode, &error);
+                        failed.insert(mode);
+                        // Why it cannot end properly either is known already.
+                        turn.session.stop().ok();
+                    }
+                }
+            }
+        }
+        for (mode, stopped) in stop(turns) {
+            if let Err(error) = stopped {
+                self.report(mode, &error);
+            }
+        }
+        failed
+    }
+
+    fn report(&mut self, mode: Mode, error: &anyhow::Error) {
+        let problem = format!("{}, mode {mode}: {error:#}", self.case.name());
+        println!("✗ {problem}");
+        self.problems.push(problem);
+    }
 }
 
 /// In the order of the modes.

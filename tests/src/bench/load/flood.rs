@@ -27,7 +27,7 @@ const IDLE_LOOKS: u32 = 100;
 /// Room for what arrives during several pauses, in bytes.
 const ROOM: usize = 16 << 20;
 /// How often an idle receiver looks whether it shall end.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(200);
 /// So many packets are sent between two looks at the clock.
 const BURST: u32 = 32;
 

@@ -13,7 +13,7 @@ use super::{Client, STALLED, Sample, Server, Session, describe, is_timeout};
 use crate::bench::bed::Ends;
 
 /// How often the server looks whether it shall end, in milliseconds.
-const LOOK: i64 = 500;
+const LOOK: i64 = 200;
 
 #[derive(Debug)]
 pub(super) struct TcpCrr {

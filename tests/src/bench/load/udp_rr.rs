@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// So many of them in one slice, and there is no use in going on.
 const TOO_MANY_LOST: u64 = 20;
 /// How often the server looks whether it shall end.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(super) struct UdpRr {
