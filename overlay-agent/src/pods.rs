@@ -27,11 +27,11 @@ use crate::dataplane::AttachChoice;
 /// Changes come in bursts (a pod's device is made, named, put into the bridge and set up): wait for the rest of one.
 const BURST: Duration = Duration::from_millis(3);
 
-/// Wait before another attempt when a pass could not see what there is.
-const BLIND_PAUSE: Duration = Duration::from_secs(1);
+/// Wait before another look when what was seen was not complete, and after the first one that failed.
+const SHORT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Wait before another look when what was seen was not complete.
-const INCOMPLETE_PAUSE: Duration = Duration::from_millis(50);
+/// The longest wait where nothing can be seen at all.
+const BLIND_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the loop must know.
 #[derive(Debug, Clone)]
@@ -85,6 +85,7 @@ async fn run(options: Options, configured: &Notify) {
     let mut pods = Pods::new(options);
     let mut next_resync = Instant::now();
     let mut due = next_resync;
+    let mut failures: u32 = 0;
     loop {
         let replaced = tokio::select! {
             biased;
@@ -105,14 +106,47 @@ async fn run(options: Options, configured: &Notify) {
         events.own_port = pods.own_port();
         match outcome {
             Ok(outcome) => {
+                failures = 0;
                 events.subnet = outcome.subnet;
-                let soon = outcome.incomplete.then(|| Instant::now() + INCOMPLETE_PAUSE);
+                let soon = outcome.incomplete.then(|| Instant::now() + SHORT_PAUSE);
                 due = soon.into_iter().chain(outcome.retry).min().unwrap_or(next_resync);
             }
             Err(error) => {
                 pods.cannot_see(&error);
-                due = Instant::now() + BLIND_PAUSE;
+                due = Instant::now() + pause_after(failures);
+                failures = failures.saturating_add(1);
             }
+        }
+    }
+}
+
+/// How long to wait where so many looks before this one have failed, too: most failures are over in a moment.
+fn pause_after(failures: u32) -> Duration {
+    let doubled = 1_u32
+        .checked_shl(failures)
+        .map(|factor| SHORT_PAUSE.saturating_mul(factor));
+    doubled.map_or(BLIND_PAUSE, |pause| pause.min(BLIND_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_look_is_repeated_soon_and_then_each_second() {
+        for (failures, expected) in [
+            (0, 50),
+            (1, 100),
+            (4, 800),
+            (5, 1000),
+            (31, 1000),
+            (u32::MAX, 1000),
+        ] {
+            assert_eq!(
+                pause_after(failures),
+                Duration::from_millis(expected),
+                "{failures}"
+            );
         }
     }
 }

@@ -68,7 +68,7 @@ impl Report {
             self.blind = true;
             log::warn!(
                 "cannot look after pods: {error:#}; flows of the pods that are known keep the fast path, new pods do \
-                 not get it; trying again every second"
+                 not get it; trying again with growing waits (0.05 s to 1 s)"
             );
         }
     }
