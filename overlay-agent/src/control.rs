@@ -1,7 +1,7 @@
 //! The level-triggered loop: it compares what is with what should be, and acts.
 //!
 //! A *whole* pass looks at everything. Kernel events, a timer, retries and whatever is unusual only decide *when* one
-//! happens, never what it does. So a lost event costs time, not correctness. It looks from a thread of its own.
+//! happens, never what it does. So a lost event costs time, not correctness. It looks, and compares, on other threads.
 //!
 //! Changes of single leases do not wait for that: a *focused* pass compares only what they can have to do with, in what
 //! is known since the last whole pass ([`overlay_core::focus`]), so its cost does not grow with the cluster.
@@ -23,12 +23,14 @@ pub mod summary;
 use std::future::pending;
 use std::time::Duration;
 
-use overlay_core::model::LeaseEvent;
+use anyhow::Result;
+use overlay_core::model::{LeaseEvent, NodeFacts};
+use overlay_core::observed::Observed;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 
 use self::kernel::Kernel;
-use self::pass::{Controller, Focused, Observation};
+use self::pass::{Compared, Comparison, Controller, Focused, Observation};
 use self::schedule::Schedule;
 
 /// Lease events that one focused pass takes together, when they wait.
@@ -46,35 +48,47 @@ pub async fn run<K: Kernel>(
 ) {
     let work = async {
         let mut schedule = Schedule::new(resync);
-        let mut looking: Option<Observation> = None;
+        let mut whole: Option<Stage> = None;
         loop {
-            let is_looking = looking.is_some();
+            let is_under_way = whole.is_some();
             let due = async {
                 match schedule.due() {
                     Some(due) => sleep_until(due).await,
                     None => pending().await,
                 }
             };
-            let seen = async {
-                match looking.as_mut() {
-                    Some(looking) => looking.await,
+            let stage = async {
+                match whole.as_mut() {
+                    Some(stage) => stage.end().await,
                     None => pending().await,
                 }
             };
             tokio::select! {
                 // What is due comes first: no stream of events can put a pass off.
                 biased;
-                seen = seen => {
-                    looking = None;
-                    take(&mut controller, &mut leases, usize::MAX);
-                    let retry = controller.finish(seen).await;
-                    schedule.passed(Instant::now(), retry);
-                }
-                () = due, if !is_looking => {
+                ended = stage => match ended {
+                    Ended::Looking(seen) => {
+                        take(&mut controller, &mut leases, usize::MAX);
+                        whole = Some(Stage::Comparing(controller.compare(*seen)));
+                    }
+                    Ended::Comparing(compared) => {
+                        whole = None;
+                        let outcome = controller.finish(*compared).await;
+                        let now = Instant::now();
+                        match outcome {
+                            Focused::Done(retry) => schedule.passed(now, retry),
+                            Focused::NeedsAll => {
+                                schedule.passed(now, None);
+                                schedule.leases_changed(now);
+                            }
+                        }
+                    }
+                },
+                () = due, if !is_under_way => {
                     let now = Instant::now();
                     schedule.started(now);
-                    looking = controller.begin();
-                    if looking.is_none() {
+                    whole = controller.begin().map(Stage::Looking);
+                    if whole.is_none() {
                         schedule.passed(now, None);
                     }
                 }
@@ -84,8 +98,8 @@ pub async fn run<K: Kernel>(
                     take(&mut controller, &mut leases, BATCH - 1);
                     match controller.focused().await {
                         Focused::Done(retry) => schedule.retry_at(retry),
-                        // The pass that is under way knows of it.
-                        Focused::NeedsAll if is_looking => {}
+                        // The whole pass that is under way knows of it, or looks at it when it ends.
+                        Focused::NeedsAll if is_under_way => {}
                         Focused::NeedsAll => schedule.leases_changed(Instant::now()),
                     }
                 }
@@ -96,6 +110,28 @@ pub async fn run<K: Kernel>(
     tokio::select! {
         () = shutdown => {}
         () = work => {}
+    }
+}
+
+/// How far a whole pass has come.
+enum Stage {
+    Looking(Observation),
+    Comparing(Comparison),
+}
+
+/// What a stage has ended with.
+enum Ended {
+    Looking(Box<Result<(NodeFacts, Observed)>>),
+    Comparing(Box<Result<Compared>>),
+}
+
+impl Stage {
+    /// Waits for its end. Dropping the future loses nothing.
+    async fn end(&mut self) -> Ended {
+        match self {
+            Self::Looking(observation) => Ended::Looking(Box::new(observation.await)),
+            Self::Comparing(comparison) => Ended::Comparing(Box::new(comparison.await)),
+        }
     }
 }
 

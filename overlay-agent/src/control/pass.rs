@@ -1,22 +1,27 @@
 //! One whole pass: look, compare, act.
 
 mod announce;
+mod compare;
 mod focused;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use overlay_core::action::{Action, DataplaneAction, KernelAction, Step};
 use overlay_core::desired::{Desired, Problem, desired};
 use overlay_core::diff;
-use overlay_core::focus::{self, Baseline, Changes, Standing};
+use overlay_core::focus::{self, Baseline, Changes};
 use overlay_core::model::{LeaseEvent, NodeFacts, Settings};
 use overlay_core::observed::{Links, Observed};
 use overlay_core::view::View;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
+pub use self::compare::{Compared, Comparison};
+use self::compare::{Found, apply};
 pub use self::focused::{Focused, LIMIT};
 use super::backoff::{self, Jitter};
 use super::execute::{Report, Scope, execute};
@@ -77,10 +82,12 @@ pub type Observation = Pin<Box<dyn Future<Output = Result<(NodeFacts, Observed)>
 pub struct Controller<K> {
     kernel: K,
     settings: Settings,
-    view: View,
+    view: Arc<View>,
     informed: bool,
     /// What has come since the last plan.
     changes: Changes,
+    /// What has come since the comparison that is under way began.
+    since: Option<Changes>,
     /// What is known since the last whole pass; `None` before one has worked.
     baseline: Option<Baseline>,
     /// What the last whole pass had to leave undone that is not about peers.
@@ -110,9 +117,10 @@ impl<K: Kernel> Controller<K> {
         Self {
             kernel,
             settings,
-            view: View::default(),
+            view: Arc::default(),
             informed: false,
             changes: Changes::default(),
+            since: None,
             baseline: None,
             leftover: Vec::new(),
             journal: None,
@@ -139,11 +147,16 @@ impl<K: Kernel> Controller<K> {
 
     /// Takes note of what a source reports.
     pub fn apply(&mut self, event: LeaseEvent) {
-        self.changes.add(self.view.apply(event));
+        // A comparison that is under way keeps the view that it began with.
+        let change = Arc::make_mut(&mut self.view).apply(event);
+        if let Some(since) = &mut self.since {
+            since.add(change.clone());
+        }
+        self.changes.add(change);
         self.informed = true;
     }
 
-    /// Begins a whole pass: starts to look at the node. [`Controller::finish`] takes what is seen; meanwhile focused
+    /// Begins a whole pass: starts to look at the node. [`Controller::compare`] takes what is seen; meanwhile focused
     /// passes go on.
     ///
     /// `None` before the first lease event: what is on the node keeps working.
@@ -155,28 +168,41 @@ impl<K: Kernel> Controller<K> {
         Some(Box::pin(self.kernel.observe_in_background()))
     }
 
-    /// Ends a whole pass: compares and acts; says when what failed is due again.
-    pub async fn finish(&mut self, seen: Result<(NodeFacts, Observed)>) -> Option<Instant> {
+    /// Ends a whole pass: acts, and looks once more at the leases that have changed since the comparison began.
+    pub async fn finish(&mut self, compared: Result<Compared>) -> Focused {
+        let retry = self.conclude(compared).await;
+        if self.baseline.is_none() || self.changes.is_empty() {
+            return Focused::Done(retry);
+        }
+        self.focused().await
+    }
+
+    /// Acts; says when what failed is due again.
+    async fn conclude(&mut self, compared: Result<Compared>) -> Option<Instant> {
         let start = Instant::now();
         let journal = self.journal.take().unwrap_or_default();
-        let seen = seen.context("cannot tell how this node is connected, or what is on it");
-        let (facts, mut observed) = match seen {
-            Ok(seen) => seen,
+        self.changes = self.since.take().unwrap_or_default();
+        let Compared {
+            facts,
+            mut observed,
+            mut found,
+        } = match compared {
+            Ok(compared) => compared,
             Err(error) => return Some(self.obstacle(&error, None)),
         };
-        let links = links(&facts);
-        // The observation may show each of these or not; done once more, it does.
-        for action in &journal {
-            observed.apply(action, &links);
+        apply(&journal, &facts, &mut observed);
+        if !self.still_holds(&found, &journal) {
+            self.changes = Changes::default();
+            found = Found::new(&self.view, &self.settings, &facts, &observed);
         }
-        let planned = desired(&self.view, &facts, &self.settings)
-            .map_err(anyhow::Error::from)
-            .and_then(|desired| Ok((diff::plan(&desired, &observed)?, desired)));
-        let (steps, desired) = match planned {
-            Ok(planned) => planned,
+        let Found {
+            desired,
+            steps,
+            standing,
+        } = match found {
+            Ok(found) => found,
             Err(error) => return Some(self.obstacle(&error, Some(&observed))),
         };
-        self.changes = Changes::default();
         self.no_obstacle();
         let problems = desired
             .problems
@@ -212,10 +238,11 @@ impl<K: Kernel> Controller<K> {
         self.announce_fastpath(&desired, &report);
 
         let mut baseline = Baseline {
-            standing: Standing::new(&self.view, &desired),
+            standing,
             facts,
             observed,
         };
+        let links = links(&baseline.facts);
         for action in done(&report) {
             baseline.done(action, &links);
         }
@@ -226,8 +253,23 @@ impl<K: Kernel> Controller<K> {
         };
         self.publish(device, &desired.problems, report.not_done);
         self.leftover = leftover(&self.view, &baseline, &self.settings);
-        self.baseline = Some(baseline);
+        let before = self.baseline.replace(baseline);
+        // To free what is known of 15,000 peers takes milliseconds.
+        drop(spawn_blocking(move || drop((before, desired))));
         self.retries.next()
+    }
+
+    /// Whether what was found still says what is to be done, although leases may have changed, and with them the node, since
+    /// the comparison began: then it does where it is that nothing is, and nothing new is to be said. What has changed is
+    /// looked at once more, by itself.
+    fn still_holds(&self, found: &Result<Found>, journal: &[Action]) -> bool {
+        if self.changes.is_empty() && journal.is_empty() {
+            return true;
+        }
+        let (Ok(found), Some(baseline)) = (found, &self.baseline) else {
+            return false;
+        };
+        found.steps.is_empty() && found.standing.problems().eq(baseline.standing.problems())
     }
 
     /// Nothing can be planned: says why, and when to try again. What is there is known where it could be seen.

@@ -1,3 +1,4 @@
+mod comparing;
 mod focused;
 
 use std::pin::pin;

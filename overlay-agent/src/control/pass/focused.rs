@@ -15,7 +15,7 @@ use crate::control::summary::summary;
 /// Leases that one focused pass looks at, at most: beyond that looking at everything is no worse.
 pub const LIMIT: usize = 256;
 
-/// What became of a focused pass.
+/// What became of a pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Focused {
     /// Everything that has changed is in the kernel, or has failed and is due again then.
