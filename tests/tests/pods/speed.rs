@@ -21,10 +21,10 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use overlay_agent::dataplane::OBJECT_HASH;
 use overlay_common::flow::ENDPOINT_FAST;
-use overlay_common::maps::{POD_EGRESS, POD_INGRESS};
+use overlay_common::maps::{CONFIG, POD_EGRESS, POD_INGRESS};
 use overlay_testbed::{Node, Testbed, eventually};
 
-use crate::bed::{PINS, endpoints, ifindex, served, start, wait_for};
+use crate::bed::{PINS, SOON, endpoints, ifindex, served, start, veth, wait_for};
 
 const RTM_NEWLINK: u16 = 16;
 const IFLA_MASTER: u16 = 10;
@@ -227,5 +227,41 @@ fn two_hundred_pods_at_once_wait_for_little_more_than_the_kernel() {
         median <= allowed && max <= allowed + STRAGGLERS,
         "{said}; the agent says:\n{}",
         other.join("\n")
+    );
+}
+
+/// Besides the wait, which is as long as the trouble before it and 50 ms: finding the pod and attaching to it.
+const SERVING: Duration = Duration::from_millis(300);
+
+/// Seen red with a pause of one second.
+#[test]
+fn a_look_that_failed_is_repeated_soon() {
+    let (testbed, agent) = served("auto");
+    let node = testbed.node(1).unwrap();
+    veth(node, "new");
+    let (config, aside) = (format!("{PINS}/{CONFIG}"), "/sys/fs/bpf/aside");
+    let broken = Instant::now();
+    node.run(&format!("mv {config} {aside}")).unwrap();
+    // Not a map.
+    node.run(&format!("mkdir {config}")).unwrap();
+    node.run("ip link set new master cni0").unwrap();
+    eventually(SOON, "a look that fails", || {
+        ensure!(agent.log().contains("cannot look after pods"), "none is reported");
+        Ok(())
+    })
+    .unwrap();
+    node.run(&format!("rmdir {config}")).unwrap();
+    node.run(&format!("mv {aside} {config}")).unwrap();
+    let (trouble, restored) = (broken.elapsed(), Instant::now());
+    let new = ifindex(node, "new");
+    eventually(SOON, "the entry of the new pod", || {
+        ensure!(endpoints(node)?.contains_key(&new), "none");
+        Ok(())
+    })
+    .unwrap();
+    let waited = restored.elapsed();
+    assert!(
+        waited <= trouble + SERVING,
+        "{waited:?} after trouble of {trouble:?}"
     );
 }
