@@ -58,6 +58,12 @@ impl Changes {
         self.nodes.is_empty() && !self.everything
     }
 
+    /// Whether the lease of `node` may be among them.
+    #[must_use]
+    pub fn may_concern(&self, node: &str) -> bool {
+        self.everything || self.nodes.contains_key(node)
+    }
+
     /// How many nodes have changed, if that can be told.
     #[must_use]
     pub fn len(&self) -> Option<usize> {

@@ -260,8 +260,8 @@ impl<K: Kernel> Controller<K> {
     }
 
     /// Whether what was found still says what is to be done, although leases may have changed, and with them the node, since
-    /// the comparison began: then it does where it is that nothing is, and nothing new is to be said. What has changed is
-    /// looked at once more, by itself.
+    /// the comparison began: then it does where it is that nothing is, nothing new is to be said, and the own lease is the
+    /// same. What has changed is looked at once more, by itself.
     fn still_holds(&self, found: &Result<Found>, journal: &[Action]) -> bool {
         if self.changes.is_empty() && journal.is_empty() {
             return true;
@@ -269,7 +269,9 @@ impl<K: Kernel> Controller<K> {
         let (Ok(found), Some(baseline)) = (found, &self.baseline) else {
             return false;
         };
-        found.steps.is_empty() && found.standing.problems().eq(baseline.standing.problems())
+        found.steps.is_empty()
+            && !self.changes.may_concern(&self.settings.node)
+            && found.standing.problems().eq(baseline.standing.problems())
     }
 
     /// Nothing can be planned: says why, and when to try again. What is there is known where it could be seen.

@@ -111,3 +111,27 @@ async fn a_node_that_nobody_looked_at_meanwhile_is_looked_at_afterwards() {
     assert_eq!(steps.controller.focused().await, Focused::Done(None));
     assert_eq!(steps.peers(), (1, 1));
 }
+
+/// Seen red without that condition: the new subnet was published while the device had the old address.
+#[tokio::test]
+async fn an_own_lease_that_has_changed_meanwhile_is_not_published_before_it_is_there() {
+    let mut steps = Steps::new(&[1, 2]);
+    steps.pass(None, true).await;
+    let mut own = lease(1);
+    own.v4.as_mut().unwrap().subnet = "10.244.9.0/24".parse().unwrap();
+    let seen = steps.controller.begin().unwrap().await;
+    let comparison = steps.controller.compare(seen);
+    steps.controller.apply(upsert(own));
+    assert_eq!(steps.controller.focused().await, Focused::NeedsAll);
+    let compared = comparison.await;
+    steps.controller.finish(compared).await;
+    let published = steps.controller.state().borrow().device.clone().unwrap().subnet;
+    let addresses = steps.fake.observed().device.unwrap().addresses;
+    assert_eq!(published.to_string(), "10.244.9.0/24");
+    assert!(
+        addresses
+            .iter()
+            .any(|address| address.to_string().starts_with("10.244.9.0")),
+        "{addresses:?}"
+    );
+}
