@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use overlay_testbed::exec::Output;
 use overlay_testbed::traffic::{PingOptions, UdpEcho, UdpStream, ping};
 use overlay_testbed::{AgentOptions, Lease, Leases, Mac, Node, Testbed, eventually};
@@ -165,15 +165,15 @@ impl Peers {
         for entry in subnets {
             let (key, value) = (&entry["formatted"]["key"], &entry["formatted"]["value"]);
             let length = key["prefix_len"].as_u64().unwrap_or_default().saturating_sub(96);
-            let subnet = format!("{}/{length}", ipv4(&key["data"]["octets"]));
-            let mac = Mac(std::array::from_fn(|index| octet(&value["vtep_mac"], index)));
-            let vtep = ipv4(&value["vtep"]["octets"]);
+            let subnet = format!("{}/{length}", ipv4(&key["data"]["octets"])?);
+            let mac = Mac(octets(&value["vtep_mac"], 0)?);
+            let vtep = ipv4(&value["vtep"]["octets"])?;
             peers.subnets.insert(subnet, (vtep.to_string(), mac.to_string()));
         }
-        peers.vteps = vteps
-            .iter()
-            .map(|entry| ipv4(&entry["formatted"]["key"]["octets"]).to_string())
-            .collect();
+        for entry in vteps {
+            let vtep = ipv4(&entry["formatted"]["key"]["octets"])?;
+            peers.vteps.insert(vtep.to_string());
+        }
         Ok(peers)
     }
 
@@ -197,13 +197,19 @@ impl Peers {
     }
 }
 
-fn octet(octets: &Value, index: usize) -> u8 {
-    u8::try_from(octets[index].as_u64().unwrap()).unwrap()
+/// `N` bytes of an array, from this one on. bpftool prints none for an entry that ends while it reads the map.
+fn octets<const N: usize>(array: &Value, first: usize) -> Result<[u8; N]> {
+    let mut octets = [0; N];
+    for (index, octet) in octets.iter_mut().enumerate() {
+        let number = array[first + index].as_u64();
+        *octet = u8::try_from(number.context("an entry ended while its map was read")?)?;
+    }
+    Ok(octets)
 }
 
 /// From an IPv4-mapped address.
-fn ipv4(octets: &Value) -> Ipv4Addr {
-    Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(|index| octet(octets, 12 + index)))
+fn ipv4(address: &Value) -> Result<Ipv4Addr> {
+    Ok(octets(address, 12)?.into())
 }
 
 /// Waits until the node has exactly the peers of `leases`, in the kernel and in the maps.
