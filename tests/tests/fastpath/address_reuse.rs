@@ -210,7 +210,7 @@ fn expect_silence_after_the_limit(scene: &Scene, capture: &mut Capture, changed:
 
 /// The agent sees the deletion; the address is in use again within a second, on a device with the same index.
 ///
-/// Seen red with an agent that does not raise the epoch of a vanished device.
+/// Seen red with an agent that does not raise the epoch of a vanished device, and with programs that ignore it.
 #[test]
 fn no_packet_for_a_deleted_pod_reaches_the_next_owner_of_its_address() {
     let mut scene = Scene::new();
