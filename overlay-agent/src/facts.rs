@@ -1,6 +1,7 @@
 //! What the agent finds out about its node.
 
 use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow};
@@ -21,6 +22,20 @@ pub fn local_port_range() -> Result<(u16, u16)> {
             _ => None,
         }
     })
+}
+
+/// Whether routes with several next hops are balanced by more than addresses: `net.ipv4.fib_multipath_hash_policy`, which
+/// kernels without such routes do not have. (0 is by addresses alone, all others may look at ports.)
+///
+/// # Errors
+///
+/// When it is there and cannot be read, or is not a number.
+pub fn multipath_by_port() -> Result<bool> {
+    const NAME: &str = "fib_multipath_hash_policy";
+    if !Path::new(SYSCTLS).join(NAME).exists() {
+        return Ok(false);
+    }
+    sysctl(NAME, |text| text.trim().parse::<u8>().ok()).map(|policy| policy != 0)
 }
 
 /// `net.ipv4.ip_default_ttl`.
@@ -62,5 +77,6 @@ mod tests {
         assert!(low <= high && low > 0, "{low} {high}");
         assert!(super::default_ttl().unwrap() > 0);
         assert!(super::possible_cpus().unwrap() > 0);
+        super::multipath_by_port().unwrap();
     }
 }

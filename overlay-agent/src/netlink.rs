@@ -23,6 +23,7 @@ mod packet;
 mod request;
 mod route;
 mod route_mtu;
+mod rules;
 mod socket;
 mod underlay;
 mod vtep;

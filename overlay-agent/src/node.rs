@@ -323,6 +323,7 @@ impl Kernel for Node {
         Ok(NodeFacts {
             underlay_prefixes: self.netlink.prefixes(underlay.ifindex).await?,
             smallest_route_mtu: self.netlink.smallest_route_mtu(underlay.ifindex).await?,
+            routes_by_port: facts::multipath_by_port()? || self.netlink.rules_by_port().await?,
             underlay_is_ethernet: self.netlink.is_ethernet(underlay.ifindex).await?,
             underlay,
             local_port_range: facts::local_port_range()?,

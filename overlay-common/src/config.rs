@@ -7,7 +7,7 @@ use crate::addr::{Addr, MaskedPrefix};
 /// Version of every layout in this crate. Bumped whenever a map's key, value or meaning changes.
 ///
 /// 0 in [`Config::abi`] means "not configured": the programs then pass every packet untouched.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// [`Config::flags`]: refuse tunnel packets that fail the peer check. Unset until the first complete list of leases
 /// has been programmed: until then the check counts but lets the packet pass (fails open).
@@ -23,6 +23,10 @@ pub const FLAG_GBP: u32 = 1 << 2;
 
 /// [`Config::flags`]: established flows may take the fast path.
 pub const FLAG_FASTPATH: u32 = 1 << 3;
+
+/// [`Config::flags`]: the way to a peer may depend on a flow's outer source port: some rule names ports, or routes with
+/// several next hops are balanced by more than addresses. Else one answer of the routing table serves all flows to a peer.
+pub const FLAG_ROUTES_BY_PORT: u32 = 1 << 4;
 
 /// [`Config::fib_flags`]: `BPF_FIB_LOOKUP_OUTPUT`, on every kernel that has the helper.
 pub const FIB_LOOKUP_OUTPUT: u32 = 1 << 1;

@@ -312,7 +312,8 @@ fn config(device: &VxlanDevice, own: &FamilyLease, facts: &NodeFacts, settings: 
         abi: config::ABI_VERSION,
         flags: config::FLAG_ENFORCE_PEERS
             | flag(facts.port_shared, config::FLAG_PORT_SHARED)
-            | flag(backend.gbp, config::FLAG_GBP),
+            | flag(backend.gbp, config::FLAG_GBP)
+            | flag(facts.routes_by_port, config::FLAG_ROUTES_BY_PORT),
         log_level: settings.log_level,
         underlay_ifindex: facts.underlay.ifindex,
         fib_flags: facts.fib_flags,

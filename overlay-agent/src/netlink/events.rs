@@ -14,11 +14,12 @@ use super::filter::{Filter, Watched};
 use crate::rtnl::notifications::{DATAGRAM, receive, subscribe};
 use crate::rtnl::socket_filter::others_changes_only;
 
-/// Groups that tell of links, addresses, routes, and neighbours (forwarding database entries among them).
-const GROUPS: [MulticastGroup; 4] = [
+/// Groups that tell of links, addresses, routes, rules, and neighbours (forwarding database entries among them).
+const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
     MulticastGroup::Neigh,
 ];
 
@@ -65,7 +66,7 @@ impl Netlink {
             },
             socket: Some(
                 subscribe(&GROUPS, RECEIVE_BUFFER)
-                    .context("subscribing to changes of links, addresses, routes and neighbours")?,
+                    .context("subscribing to changes of links, addresses, routes, rules and neighbours")?,
             ),
             silenced: None,
             buffer: Vec::with_capacity(DATAGRAM),

@@ -7,8 +7,8 @@ mod tests;
 use std::iter;
 
 use nix::libc::{
-    RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH,
-    RTM_NEWROUTE,
+    RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK,
+    RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE,
 };
 use rtnetlink::packet_core::{NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_REPLACE, NetlinkBuffer};
 use rtnetlink::packet_route::AddressFamily;
@@ -23,11 +23,15 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_MULTIPATH: u16 = 9;
+// Of <linux/fib_rules.h>.
+const FRA_SPORT_RANGE: u16 = 23;
 
 /// `sizeof(struct ifinfomsg)`.
 const LINK_HEADER: usize = 16;
 /// `sizeof(struct rtmsg)`.
 const ROUTE_HEADER: usize = 12;
+/// `sizeof(struct fib_rule_hdr)`.
+const RULE_HEADER: usize = 12;
 /// Offset of the interface index in `struct ifinfomsg`, `ifaddrmsg`, `ndmsg` and `rtnexthop`.
 const IFINDEX: usize = 4;
 
@@ -38,7 +42,7 @@ pub(super) struct Watched {
     pub(super) ifindex: Option<u32>,
 }
 
-/// What is of interest: our device, the underlay device, VXLAN devices that may share our port, default routes. And of
+/// What is of interest: our device, the underlay device, VXLAN devices that may share our port, default routes, rules that look at source ports. And of
 /// it, what others do: routes, neighbours and forwarding entries that our own requests change are no news.
 pub(super) struct Filter {
     pub(super) device: Watched,
@@ -112,6 +116,7 @@ impl Filter {
                             .is_some_and(|underlay| underlay.is(ifindex)),
                 )
             }
+            RTM_NEWRULE | RTM_DELRULE => rule(payload),
             RTM_NEWROUTE | RTM_DELROUTE => self.route(payload, flags & NLM_F_REPLACE != 0),
             RTM_NEWNEIGH | RTM_DELNEIGH => {
                 let ours = self.device.is(u32_at(payload, IFINDEX)?);
@@ -186,6 +191,17 @@ impl Filter {
         }
         Some(false)
     }
+}
+
+/// Whether a rule looks at source ports; the programs follow all others by themselves. `None` if it cannot be read.
+fn rule(payload: &[u8]) -> Option<bool> {
+    for attribute in attributes(payload.get(RULE_HEADER..)?) {
+        let (kind, _) = attribute?;
+        if kind == FRA_SPORT_RANGE {
+            return Some(true);
+        }
+    }
+    Some(false)
 }
 
 /// Whether the nested `IFLA_LINKINFO` names the kind `vxlan`.

@@ -49,6 +49,7 @@ fn facts() -> NodeFacts {
         },
         underlay_is_ethernet: true,
         smallest_route_mtu: None,
+        routes_by_port: false,
         local_port_range: (32768, 60999),
         default_ttl: 64,
         fib_flags: 5,
@@ -409,6 +410,19 @@ fn the_longest_packet_is_that_of_the_narrowest_route() {
             expected,
             "{device} {route:?}"
         );
+    }
+}
+
+#[test]
+fn what_ports_decide_is_asked_for_by_port() {
+    for by_port in [false, true] {
+        let facts = NodeFacts {
+            routes_by_port: by_port,
+            ..facts()
+        };
+        let desired = desired(&view(vec![own()]), &facts, &settings()).unwrap();
+        let config = desired.dataplane.unwrap().config;
+        assert_eq!(config.has(config::FLAG_ROUTES_BY_PORT), by_port);
     }
 }
 

@@ -122,6 +122,7 @@ prop_compose! {
             },
             underlay_is_ethernet: true,
             smallest_route_mtu: None,
+            routes_by_port: false,
             local_port_range: (32768, 60999),
             default_ttl: 64,
             fib_flags: 0,

@@ -3,10 +3,11 @@
 //! The question costs more than the rest of the fast path's decisions together. An answer serves for a tick (1 to 10 ms)
 //! at most, so a route that changes is followed about as soon as the kernel's own caches follow it; a neighbour that goes
 //! meanwhile is resolved by the redirect, because what a pod sends carries no route yet. (Packets that the stack has routed
-//! do, and would be lost then: for these the table is asked every time.)
+//! do, and would be lost then: for these the table is asked every time.) Where ports have no say, an answer serves all
+//! flows to a peer: of a thousand flows each comes but once in many ticks.
 
 use overlay_common::addr::Addr;
-use overlay_common::config::Config;
+use overlay_common::config::{Config, FLAG_ROUTES_BY_PORT};
 use overlay_common::reason::Reason;
 
 use super::{NextHop, To, to_peer};
@@ -41,14 +42,15 @@ pub(crate) fn to_peer_within(
     to: &To<'_>,
     now: u64,
 ) -> Result<NextHop, Reason> {
-    let Some(place) = maps::answer(slot_of(to)) else {
+    let by_port = config.has(FLAG_ROUTES_BY_PORT);
+    let Some(place) = maps::answer(slot_of(to, by_port)) else {
         return to_peer(skb, config, to);
     };
     // SAFETY: this CPU's copy; programs on one CPU do not preempt each other.
     let answer = unsafe { &mut *place };
     if answer.tick == now
         && answer.longest >= to.segment_len
-        && answer.source_port == to.source_port
+        && (!by_port || answer.source_port == to.source_port)
         && answer.vtep.same(to.vtep)
         && answer.mark == to.mark
         && answer.tos == to.tos
@@ -72,8 +74,13 @@ pub(crate) fn to_peer_within(
     Ok(next_hop)
 }
 
-/// Source ports are hashes of flows already.
+/// Source ports are hashes of flows already; the VTEPs of a cluster have addresses that follow each other.
 #[inline(always)]
-fn slot_of(to: &To<'_>) -> u32 {
-    u32::from(u16::from_be_bytes(to.source_port)) & (ANSWERS - 1)
+fn slot_of(to: &To<'_>, by_port: bool) -> u32 {
+    let slot = if by_port {
+        u32::from(u16::from_be_bytes(to.source_port))
+    } else {
+        u32::from_be_bytes(to.vtep.low_v4()) ^ to.mark ^ u32::from(to.tos)
+    };
+    slot & (ANSWERS - 1)
 }

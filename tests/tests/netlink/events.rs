@@ -44,6 +44,23 @@ async fn stays_silent(events: &mut Events, what: &str) {
 }
 
 #[test]
+fn rules_that_look_at_source_ports_are_events() {
+    with_events(async |_, mut events| {
+        for change in [
+            "rule add ipproto udp sport 40000-41000 table 77 priority 102",
+            "rule delete priority 102",
+        ] {
+            ip(change);
+            wakes(&mut events, change).await;
+        }
+        for change in ["rule add fwmark 7 table 77 priority 100", "rule delete priority 100"] {
+            ip(change);
+            stays_silent(&mut events, change).await;
+        }
+    });
+}
+
+#[test]
 fn changes_of_our_device_are_events() {
     with_events(async |_, mut events| {
         for change in [

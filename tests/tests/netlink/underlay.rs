@@ -148,6 +148,20 @@ fn the_smallest_mtu_among_the_routes_of_any_table() {
     });
 }
 
+#[test]
+fn rules_that_look_at_source_ports() {
+    in_namespace(async |netlink| {
+        assert!(!netlink.rules_by_port().await.unwrap());
+        ip("rule add fwmark 7 table 77 priority 100");
+        ip("rule add ipproto udp dport 8472 table 77 priority 101");
+        assert!(!netlink.rules_by_port().await.unwrap());
+        ip("rule add ipproto udp sport 40000-41000 table 77 priority 102");
+        assert!(netlink.rules_by_port().await.unwrap());
+        ip("rule delete priority 102");
+        assert!(!netlink.rules_by_port().await.unwrap());
+    });
+}
+
 async fn kept(netlink: &Netlink, iface: Option<&str>, place: Place) -> (String, String) {
     let underlay = netlink
         .stable_underlay(&iface.into(), Some(Kept::Found(place)))

@@ -4,7 +4,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use overlay_common::config::{Config, FIB_LOOKUP_MARK};
+use overlay_common::addr::Addr;
+use overlay_common::config::{Config, FIB_LOOKUP_MARK, FLAG_ROUTES_BY_PORT};
 use overlay_common::flow::EgressFlow;
 use overlay_common::reason::Reason;
 use overlay_testbed::packet::{Frame, Layer4};
@@ -40,9 +41,16 @@ fn deaf(bed: &mut Bed) -> Config {
 }
 
 /// What becomes of `frame` by `entry` in the same tick in which the way of an ordinary packet was asked for, on a node
-/// that answers no further question.
+/// that answers no further question, and whose routes may depend on ports.
 fn right_after(bed: &mut Bed, entry: EgressFlow, frame: &Frame) -> Outcome {
-    let (hearing, deaf) = (fast_config(bed), deaf(bed));
+    right_after_with(bed, FLAG_ROUTES_BY_PORT, entry, frame)
+}
+
+fn right_after_with(bed: &mut Bed, flag: u32, entry: EgressFlow, frame: &Frame) -> Outcome {
+    let [hearing, deaf] = [fast_config(bed), deaf(bed)].map(|config| Config {
+        flags: config.flags | flag,
+        ..config
+    });
     for _ in 0..ATTEMPTS {
         sleep(TICK);
         bed.configure(hearing);
@@ -137,6 +145,39 @@ fn an_answer_serves_only_for_the_same_question() {
         );
         let shorter = with_payload(1);
         assert_eq!(right_after(bed, marked(), &shorter).verdict, REDIRECT);
+    });
+}
+
+/// Seen red with a port that counts in any case, with slots by port, and without the comparison of VTEPs or of marks.
+#[test]
+fn where_ports_have_no_say_an_answer_serves_all_flows_to_a_peer() {
+    with_fast_bed(|bed| {
+        let plain = TCP.sent_by_pod();
+        let other_port = changed(marked(), |entry| {
+            let [high, low] = entry.source_port;
+            entry.source_port = [high ^ 1, low ^ 1];
+        });
+        let outcome = right_after_with(bed, 0, other_port, &plain);
+        assert_eq!(outcome.verdict, REDIRECT);
+        assert_eq!(outcome.counters.keys().collect::<Vec<_>>(), [&"egress_fast"]);
+        let mut capable = plain.clone();
+        capable.ip.tos |= 0x02;
+        let same_slot = |entry: &mut EgressFlow| {
+            let [a, b, c, d] = entry.vtep.low_v4();
+            entry.vtep = Addr::from_v4([a, b, c ^ 1, d]);
+        };
+        for (what, entry, frame) in [
+            ("mark", changed(marked(), |entry| entry.mark ^= 0x100), &plain),
+            ("VTEP", changed(marked(), same_slot), &plain),
+            ("TOS", marked(), &capable),
+            ("length", marked(), &with_payload(200)),
+        ] {
+            assert_eq!(
+                right_after_with(bed, 0, entry, frame),
+                left_to_kernel(&frame.bytes(), Reason::PodNoRoute),
+                "{what}"
+            );
+        }
     });
 }
 

@@ -1,6 +1,6 @@
 use overlay_core::model::MacAddr;
 
-use super::{Filter, RTM_DELLINK, RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, Watched};
+use super::{Filter, RTM_DELLINK, RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE, Watched};
 use crate::netlink::own::{Change, Notice, Sender};
 
 fn filter() -> Filter {
@@ -92,6 +92,7 @@ fn what_cannot_be_read_may_concern_us() {
         filter.concerns(&datagram(RTM_NEWROUTE, &route)),
         "an attribute beyond the end"
     );
+    assert!(filter.concerns(&datagram(RTM_NEWRULE, &[2])), "no whole rule");
     assert!(
         !filter.concerns(&datagram(1_000, &[])),
         "a message of another kind"
