@@ -41,6 +41,8 @@ pub struct Options {
     pub quick: bool,
     /// Only these workloads; all when empty.
     pub workloads: Vec<Workload>,
+    /// Only these numbers of flows; all when empty.
+    pub flows: Vec<u32>,
     /// Only these modes; all when empty.
     pub modes: Vec<Mode>,
     /// Rounds, when not the usual number.
@@ -58,7 +60,7 @@ pub struct Options {
 /// When it cannot be run at all; what goes wrong in a single case is among the run's problems.
 pub fn run(options: &Options) -> Result<Outcome> {
     requirements::check()?;
-    let plan = Plan::new(options.quick, &options.workloads, &options.modes, options.rounds);
+    let plan = Plan::new(options);
     ensure!(
         !plan.cases.is_empty() && !plan.modes.is_empty(),
         "nothing to measure"
@@ -82,7 +84,7 @@ pub fn run(options: &Options) -> Result<Outcome> {
         programs: Vec::new(),
         problems: Vec::new(),
     };
-    if with_agent && options.workloads.is_empty() {
+    if with_agent && options.workloads.is_empty() && options.flows.is_empty() {
         match program_costs(cpus) {
             Ok(costs) => run.programs = costs,
             Err(error) => run.problems.push(format!("cost of the programs: {error:#}")),

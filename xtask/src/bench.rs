@@ -49,6 +49,9 @@ struct PacketArgs {
     /// Measure only these workloads, as in tcp_rr,udp_64 [default: all]
     #[arg(long, value_name = "NAMES")]
     workloads: Option<String>,
+    /// Measure only with so many flows, as in 1,1000 [default: all]
+    #[arg(long, value_name = "NUMBERS")]
+    flows: Option<String>,
     /// Measure only these modes of bare,hostgw,kernel,slow,fast [default: all]
     #[arg(long, value_name = "NAMES")]
     modes: Option<String>,
@@ -121,7 +124,12 @@ fn command(args: &PacketArgs, json: &Path) -> Command {
             bench.arg(flag);
         }
     }
-    for (option, value) in [("--workloads", &args.workloads), ("--modes", &args.modes)] {
+    let parts = [
+        ("--workloads", &args.workloads),
+        ("--flows", &args.flows),
+        ("--modes", &args.modes),
+    ];
+    for (option, value) in parts {
         if let Some(value) = value {
             bench.arg(option).arg(value);
         }
@@ -164,6 +172,7 @@ mod tests {
             quick: true,
             json: None,
             workloads: Some("tcp_rr,udp_64".to_owned()),
+            flows: Some("1,32".to_owned()),
             modes: None,
             rounds: Some(9),
             check: true,
@@ -171,7 +180,7 @@ mod tests {
         let line = host::shown(&command(&args, Path::new("/r/b.json")));
         assert_eq!(
             line.split_once(" -- ").map(|(_, rest)| rest),
-            Some("--json /r/b.json --report /r/b.html --quick --check --workloads tcp_rr,udp_64 --rounds 9")
+            Some("--json /r/b.json --report /r/b.html --quick --check --workloads tcp_rr,udp_64 --flows 1,32 --rounds 9")
         );
     }
 }

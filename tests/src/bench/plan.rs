@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Options;
 use super::load::MARGINS;
 use super::result::{Mode, Target, Wire, Workload};
 
@@ -146,16 +147,21 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The full plan, or one for a quick look.
-    pub(super) fn new(quick: bool, workloads: &[Workload], modes: &[Mode], rounds: Option<u32>) -> Self {
-        let mut cases = all_cases(quick);
-        cases.retain(|case| workloads.is_empty() || workloads.contains(&case.workload));
-        let wanted = |mode: &Mode| modes.is_empty() || modes.contains(mode);
+    pub(super) fn new(options: &Options) -> Self {
+        let quick = options.quick;
+        let mut cases = all_cases(quick && options.flows.is_empty());
+        cases.retain(|case| {
+            is_wanted(&options.workloads, &case.workload) && is_wanted(&options.flows, &case.flows)
+        });
         Self {
             cases,
-            modes: Mode::ALL.into_iter().filter(wanted).collect(),
+            modes: Mode::ALL
+                .into_iter()
+                .filter(|mode| is_wanted(&options.modes, mode))
+                .collect(),
             // Many short slices: how fast the machine is changes within a tenth of a second and within a minute (it is shared),
             // and the shorter the time until all modes had their turn, the more it hits all of them alike.
-            rounds: match (rounds, quick) {
+            rounds: match (options.rounds, quick) {
                 (Some(n), _) => Rounds {
                     few: n,
                     one_way: n,
@@ -219,7 +225,8 @@ impl Plan {
                 let warm_up = case.warm_up().max(learning).min(LONGEST_WARM_UP);
                 let (rounds, around) = (self.rounds(*case), case.touch().unwrap_or(MARGINS));
                 let stretches = rounds.div_ceil(case.stretch());
-                let connections = if case.flows < SOME { stretches } else { 1 };
+                let lasts = u32::try_from(case.rounds_of_a_connection()).unwrap_or(u32::MAX);
+                let connections = rounds.div_ceil(lasts);
                 setting_up * connections
                     + (around + case.slice(self.slice)) * rounds
                     + (warm_up + status) * stretches
@@ -227,6 +234,11 @@ impl Plan {
         });
         cases.sum()
     }
+}
+
+/// Whether `one` was asked for; what was not restricted is wanted as a whole.
+fn is_wanted<T: PartialEq>(wanted: &[T], one: &T) -> bool {
+    wanted.is_empty() || wanted.contains(one)
 }
 
 fn all_cases(quick: bool) -> Vec<Case> {
@@ -266,9 +278,16 @@ fn all_cases(quick: bool) -> Vec<Case> {
 mod tests {
     use super::*;
 
+    fn plan(quick: bool) -> Plan {
+        Plan::new(&Options {
+            quick,
+            ..Options::default()
+        })
+    }
+
     #[test]
     fn every_mode_comes_first_and_the_order_turns_round() {
-        let plan = Plan::new(false, &[], &[], None);
+        let plan = plan(false);
         let case = plan.cases[0];
         let firsts: Vec<_> = (0..10).map(|round| plan.order(case, round)[0]).collect();
         assert!(Mode::ALL.iter().all(|mode| firsts.contains(mode)), "{firsts:?}");
@@ -280,10 +299,22 @@ mod tests {
 
     #[test]
     fn a_run_keeps_its_time() {
-        assert!(Plan::new(false, &[], &[], None).estimate() < Duration::from_secs(15 * 60));
-        assert!(Plan::new(true, &[], &[], None).estimate() < Duration::from_secs(3 * 60));
-        let full = Plan::new(false, &[], &[], None);
+        assert!(plan(false).estimate() < Duration::from_secs(15 * 60));
+        assert!(plan(true).estimate() < Duration::from_secs(3 * 60));
+        let full = plan(false);
         assert!(full.cases.iter().all(|case| full.rounds(*case) >= 5));
+    }
+
+    #[test]
+    fn a_part_can_be_asked_for() {
+        let part = Plan::new(&Options {
+            quick: true,
+            workloads: vec![Workload::UdpRr],
+            flows: vec![1_000],
+            ..Options::default()
+        });
+        let found: Vec<_> = part.cases.iter().map(|case| case.name()).collect();
+        assert_eq!(found, ["udp_rr to pod, 1000 flows", "udp_rr to service, 1000 flows"]);
     }
 
     #[test]

@@ -29,10 +29,13 @@ struct Arguments {
     /// Measure only these workloads
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = workload())]
     workloads: Vec<Workload>,
+    /// Measure only with so many flows
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    flows: Vec<u32>,
     /// Measure only these modes
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = mode())]
     modes: Vec<Mode>,
-    /// How many rounds [default: 25, of many flows 11 and 5; with --quick 7 and 3]
+    /// How many rounds [default: 120, one way 60, of many flows 13 and 7; with --quick 30, 15 and 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// End with exit code 1 also when a floor was missed
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     let options = Options {
         quick: arguments.quick,
         workloads: arguments.workloads,
+        flows: arguments.flows,
         modes: arguments.modes,
         rounds: arguments.rounds,
         json: arguments.json,
