@@ -55,7 +55,7 @@ struct PacketArgs {
     /// Measure only these modes of bare,hostgw,kernel,slow,fast [default: all]
     #[arg(long, value_name = "NAMES")]
     modes: Option<String>,
-    /// How many rounds [default: 120, one way 60, of many flows 13 and 7; with --quick 30, 15 and 3]
+    /// How many rounds [default: 120, one way 60, of many flows 20 and 7; with --quick 30, 15 and 3]
     #[arg(long, value_name = "N")]
     rounds: Option<u32>,
     /// End with exit code 1 also when a floor was missed

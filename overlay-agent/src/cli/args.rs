@@ -124,7 +124,7 @@ pub struct NodeArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration::revalidate)]
     pub flow_revalidate: Duration,
     /// How many flows the fast path has room for, each way; the least recently used one makes room for a new one. Takes
-    /// about 0.45 KB of kernel memory for each. Changing it replaces the maps.
+    /// about 0.42 KB of kernel memory for each. Changing it replaces the maps.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_FLOWS, value_parser = value_parser!(u32).range(1024..=1_048_576))]
     pub max_flows: u32,
     /// flannel's own.

@@ -12,7 +12,7 @@ pub(super) const MANY: u32 = 5_000;
 const SOME: u32 = 100;
 /// How much longer slices of many flows, of some, and of what goes one way are.
 pub(super) const SLICES_OF_MANY: u32 = 32;
-pub(super) const SLICES_OF_SOME: u32 = 12;
+pub(super) const SLICES_OF_SOME: u32 = 8;
 pub(super) const SLICES_ONE_WAY: u32 = 2;
 /// What is not learned by then is measured as it is.
 pub(super) const LONGEST_WARM_UP: Duration = Duration::from_secs(6);
@@ -177,7 +177,7 @@ impl Plan {
                 (None, false) => Rounds {
                     few: 120,
                     one_way: 60,
-                    some: 13,
+                    some: 20,
                     many: 7,
                 },
             },

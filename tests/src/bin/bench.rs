@@ -35,7 +35,7 @@ struct Arguments {
     /// Measure only these modes
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = mode())]
     modes: Vec<Mode>,
-    /// How many rounds [default: 120, one way 60, of many flows 13 and 7; with --quick 30, 15 and 3]
+    /// How many rounds [default: 120, one way 60, of many flows 20 and 7; with --quick 30, 15 and 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// End with exit code 1 also when a floor was missed

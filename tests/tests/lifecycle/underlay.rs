@@ -1,6 +1,7 @@
 //! Which device and address the overlay is on, and that it stays there.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use overlay_common::config::FLAG_ROUTES_BY_PORT;
 use overlay_testbed::{Agent, Node, eventually};
 
 use crate::bed::{
@@ -26,8 +27,44 @@ fn wait_for_plan(node: &Node) {
     .unwrap();
 }
 
+fn routes_by_port(node: &Node) -> Result<bool> {
+    let dump = node.run(&format!("bpftool -j map dump pinned {PINS}/CONFIG"))?;
+    let dump: serde_json::Value = serde_json::from_str(&dump)?;
+    let flags = dump[0]["formatted"]["value"]["flags"].as_u64();
+    let flags = flags.context("CONFIG has no flags")?;
+    Ok(flags & u64::from(FLAG_ROUTES_BY_PORT) != 0)
+}
+
 fn moved(agent: &Agent) -> usize {
     agent.log().matches("the underlay is now").count()
+}
+
+// Seen red with facts that never say so, and with facts that do not look at the sysctl.
+#[test]
+fn where_ports_choose_routes_the_programs_know() {
+    let testbed = testbed(1);
+    let node = testbed.node(1).unwrap();
+    let leases = with_absent(&testbed, 2);
+    node.write_leases(&leases).unwrap();
+    let agent = node.start_agent(&options()).unwrap();
+    wait_for_peers(node, &leases);
+    assert!(!routes_by_port(node).unwrap());
+    for (change, expected) in [
+        ("ip rule add ipproto udp sport 40000-41000 lookup main priority 102", true),
+        ("ip rule delete priority 102", false),
+        ("ip rule add fwmark 7 lookup main priority 103", false),
+        ("sysctl -w net.ipv4.fib_multipath_hash_policy=1", true),
+        ("sysctl -w net.ipv4.fib_multipath_hash_policy=0", false),
+    ] {
+        node.run(change).unwrap();
+        eventually(SOON, change, || {
+            let found = routes_by_port(node)?;
+            ensure!(found == expected, "by port: {found}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    agent.stop().unwrap();
 }
 
 // Seen red with the choice made anew in each pass.
