@@ -75,6 +75,17 @@ pub(crate) struct Scratch {
     pub(crate) lookup: Lookup,
     pub(crate) packet: FlowPacket,
     pub(crate) headers: [u64; 11],
+    pub(crate) ip_ids: IpIds,
+    /// What the routing table has said lately: here, and not in a map of its own, because each map is another place in memory.
+    recent: [Answer; ANSWERS as usize],
+}
+
+/// The identifications of this CPU's outer IP headers.
+#[repr(C)]
+pub(crate) struct IpIds {
+    /// The next one, in the lower 16 bits; 0 before the first.
+    pub(crate) next: u32,
+    reserved: u32,
 }
 
 /// How many probes this CPU has sent in the current window.
@@ -88,14 +99,16 @@ pub(crate) struct Probes {
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
-/// What the routing table has said lately, by CPU.
-#[btf_map]
-static ANSWERED: PerCpuArray<Answer, { ANSWERS as usize }> = PerCpuArray::new();
-
-/// This CPU's answer number `index`.
+/// This CPU's answer number `index`, modulo [`ANSWERS`].
 #[inline(always)]
 pub(crate) fn answer(index: u32) -> Option<*mut Answer> {
-    ANSWERED.get_ptr_mut(index)
+    let scratch = scratch()?;
+    // SAFETY: this CPU's room; the index is within the array.
+    Some(unsafe {
+        (&raw mut (*scratch).recent)
+            .cast::<Answer>()
+            .add((index & (ANSWERS - 1)) as usize)
+    })
 }
 
 /// Copies a map's value of 64-bit words, in order, each word read once.

@@ -180,7 +180,9 @@ mod tests {
         let line = host::shown(&command(&args, Path::new("/r/b.json")));
         assert_eq!(
             line.split_once(" -- ").map(|(_, rest)| rest),
-            Some("--json /r/b.json --report /r/b.html --quick --check --workloads tcp_rr,udp_64 --flows 1,32 --rounds 9")
+            Some(
+                "--json /r/b.json --report /r/b.html --quick --check --workloads tcp_rr,udp_64 --flows 1,32 --rounds 9"
+            )
         );
     }
 }

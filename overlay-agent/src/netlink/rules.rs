@@ -1,10 +1,5 @@
 //! Rules of policy routing.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "netlink has dozens of messages, and the library's enums grow"
-)]
-
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};

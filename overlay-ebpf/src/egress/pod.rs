@@ -133,13 +133,14 @@ fn encapsulate(
     next_hop: NextHop,
 ) -> Result<(), Reason> {
     let ip = packet.ip;
-    let len = packet.len();
+    // Making room resets the count.
+    let (len, segments) = (packet.len(), skb.segments());
     // SAFETY: this CPU's room.
     let headers = unsafe { &mut (*maps::scratch().ok_or(Reason::EncapRefused)?).headers };
     let outer = Packet {
         inner_len: len,
         inner_tos: ip.tos,
-        ip_id: push::fresh_ip_id(),
+        ip_id: push::fresh_ip_id(segments).ok_or(Reason::EncapRefused)?,
         source_port: flow.source_port,
     };
     let [a, b, c, d, e, f, g, h] =
@@ -159,8 +160,6 @@ fn encapsulate(
         word([m, n, o, p]),
         word([q, r, src_port, dst_port]),
     ];
-    // Making room resets the count.
-    let segments = skb.segments();
     push::make_room(skb)?;
     push::write(skb, headers)?;
     if flow.state & FLOW_NAT != 0 {

@@ -10,6 +10,7 @@ use bytemuck::Pod;
 use overlay_common::encap::OVERHEAD_V4;
 use overlay_common::reason::Reason;
 
+use crate::maps;
 use crate::route::NextHop;
 use crate::skb::{Skb, len_of};
 
@@ -29,13 +30,22 @@ const ENCAP_FLAGS: u64 = ENCAP_L2_14
         | BPF_F_ADJ_ROOM_ENCAP_L2_ETH
         | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
 
-/// An identification for the outer IP header: it may be fragmented, so it should not repeat soon.
+/// Set once an identification has been given out.
+const BEGUN: u32 = 1 << 16;
+
+/// An identification for the outer IP header, which may be fragmented: the next of this CPU, and as many more as the packet
+/// has segments, since segmentation counts on. Each CPU begins somewhere.
 #[inline(always)]
-pub(crate) fn fresh_ip_id() -> [u8; 2] {
-    // SAFETY: the helper has no preconditions.
-    let random = unsafe { bpf_get_prandom_u32() };
-    let [a, b, ..] = random.to_ne_bytes();
-    [a, b]
+pub(crate) fn fresh_ip_id(segments: u32) -> Option<[u8; 2]> {
+    // SAFETY: this CPU's room.
+    let next = unsafe { &mut (*maps::scratch()?).ip_ids.next };
+    if *next == 0 {
+        // SAFETY: the helper has no preconditions.
+        *next = unsafe { bpf_get_prandom_u32() } | BEGUN;
+    }
+    let [.., a, b] = next.to_be_bytes();
+    *next = next.wrapping_add(segments) | BEGUN;
+    Some([a, b])
 }
 
 /// Makes room for the outer headers: the first change.

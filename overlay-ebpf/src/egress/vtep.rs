@@ -103,15 +103,15 @@ fn find_way(skb: &Skb<'_>, config: &Config) -> Result<Way, Reason> {
 
 #[inline(always)]
 fn send(skb: &Skb<'_>, config: &Config, way: &Way) -> Result<(), Reason> {
+    // Making room resets the count.
+    let segments = skb.segments();
     let packet = Packet {
         inner_len: way.inner_len,
         inner_tos: way.inner_tos,
-        ip_id: push::fresh_ip_id(),
+        ip_id: push::fresh_ip_id(segments).ok_or(Reason::EncapRefused)?,
         source_port: way.source_port,
     };
     let headers = encap::headers_v4(config, way.peer, packet);
-    // Making room resets the count.
-    let segments = skb.segments();
     push::make_room(skb)?;
     push::write(skb, &headers)?;
     push::redirect(config.underlay_ifindex, way.next_hop)?;

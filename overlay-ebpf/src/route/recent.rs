@@ -77,10 +77,9 @@ pub(crate) fn to_peer_within(
 /// Source ports are hashes of flows already; the VTEPs of a cluster have addresses that follow each other.
 #[inline(always)]
 fn slot_of(to: &To<'_>, by_port: bool) -> u32 {
-    let slot = if by_port {
+    if by_port {
         u32::from(u16::from_be_bytes(to.source_port))
     } else {
         u32::from_be_bytes(to.vtep.low_v4()) ^ to.mark ^ u32::from(to.tos)
-    };
-    slot & (ANSWERS - 1)
+    }
 }

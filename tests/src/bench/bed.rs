@@ -125,7 +125,13 @@ impl Bed {
             let (client, server) = (first.pod(1)?, second.pod(1)?);
             (client.space(), server.space(), server.address())
         };
-        let at = |address| SocketAddrV4::new(address, PORT);
+        // Without a service both targets are one address: the ports of ten thousand connections that have just been closed
+        // would all be tried, and found to be waiting, before a free one is.
+        let port = match (self.mode, case.target) {
+            (Mode::Bare, Target::Service) => PORT + 1,
+            _ => PORT,
+        };
+        let at = |address| SocketAddrV4::new(address, port);
         let (server, listen, target) = match (case.workload, case.target) {
             (Workload::OutsideRr, _) => (second.space(), at(OUTSIDE), at(OUTSIDE)),
             (_, Target::Service) if self.mode != Mode::Bare => (server, at(address), rules::SERVICE),

@@ -87,7 +87,7 @@ impl Case {
     pub(super) fn stretch(self) -> u32 {
         match self.flows {
             SOME.. => 1,
-            _ if self.is_one_way() => 6,
+            _ if self.is_one_way() => 3,
             _ => 15,
         }
     }
@@ -314,7 +314,10 @@ mod tests {
             ..Options::default()
         });
         let found: Vec<_> = part.cases.iter().map(|case| case.name()).collect();
-        assert_eq!(found, ["udp_rr to pod, 1000 flows", "udp_rr to service, 1000 flows"]);
+        assert_eq!(
+            found,
+            ["udp_rr to pod, 1000 flows", "udp_rr to service, 1000 flows"]
+        );
     }
 
     #[test]

@@ -50,7 +50,10 @@ fn where_ports_choose_routes_the_programs_know() {
     wait_for_peers(node, &leases);
     assert!(!routes_by_port(node).unwrap());
     for (change, expected) in [
-        ("ip rule add ipproto udp sport 40000-41000 lookup main priority 102", true),
+        (
+            "ip rule add ipproto udp sport 40000-41000 lookup main priority 102",
+            true,
+        ),
         ("ip rule delete priority 102", false),
         ("ip rule add fwmark 7 lookup main priority 103", false),
         ("sysctl -w net.ipv4.fib_multipath_hash_policy=1", true),

@@ -53,7 +53,10 @@ fn rules_that_look_at_source_ports_are_events() {
             ip(change);
             wakes(&mut events, change).await;
         }
-        for change in ["rule add fwmark 7 table 77 priority 100", "rule delete priority 100"] {
+        for change in [
+            "rule add fwmark 7 table 77 priority 100",
+            "rule delete priority 100",
+        ] {
             ip(change);
             stays_silent(&mut events, change).await;
         }

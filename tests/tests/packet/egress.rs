@@ -213,6 +213,31 @@ fn the_identification_is_not_repeated() {
     });
 }
 
+/// The kernel counts on when it cuts a packet into segments. Seen red with a step of one, and with random ones.
+#[test]
+fn as_many_identifications_are_taken_as_there_are_segments() {
+    with_bed(|bed| {
+        let frame = to_pod_of(&NEAR).bytes();
+        let mut id_of = |gso_segs| {
+            let context = Context {
+                gso_segs,
+                ..Context::default()
+            };
+            let bytes = bed.egress(&frame, context).bytes;
+            u16::from_be_bytes([bytes[18], bytes[19]])
+        };
+        let follows = |(segments, step): (u32, u16), id_of: &mut dyn FnMut(u32) -> u16| {
+            let first = id_of(segments);
+            id_of(0) == first.wrapping_add(step)
+        };
+        for packet in [(0, 1), (1, 1), (5, 5)] {
+            // Each CPU has its own, and this thread may be moved.
+            let found = (0..20).any(|_| follows(packet, &mut id_of));
+            assert!(found, "{packet:?}");
+        }
+    });
+}
+
 #[test]
 fn a_marked_packet_is_routed_by_its_mark() {
     with_bed(|bed| {

@@ -1,6 +1,8 @@
 use overlay_core::model::MacAddr;
 
-use super::{Filter, RTM_DELLINK, RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE, Watched};
+use super::{
+    Filter, RTM_DELLINK, RTM_DELNEIGH, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE, RTM_NEWRULE, Watched,
+};
 use crate::netlink::own::{Change, Notice, Sender};
 
 fn filter() -> Filter {
