@@ -50,8 +50,8 @@ pub struct Events {
 }
 
 impl Netlink {
-    /// Subscribes to changes of the device of this name (it need not exist), the underlay device, default routes, and
-    /// VXLAN devices. Whatever happens after this call is reported, so observe after it.
+    /// Subscribes to changes of the device of this name (it need not exist), the underlay device, default routes,
+    /// rules that look at source ports, and VXLAN devices. Whatever happens after this call is reported, so observe after it.
     ///
     /// # Errors
     ///

@@ -42,8 +42,9 @@ pub(super) struct Watched {
     pub(super) ifindex: Option<u32>,
 }
 
-/// What is of interest: our device, the underlay device, VXLAN devices that may share our port, default routes, rules that look at source ports. And of
-/// it, what others do: routes, neighbours and forwarding entries that our own requests change are no news.
+/// What is of interest: our device, the underlay device, VXLAN devices that may share our port, default routes, rules that
+/// look at source ports. And of it, what others do: routes, neighbours and forwarding entries that our own requests change
+/// are no news.
 pub(super) struct Filter {
     pub(super) device: Watched,
     pub(super) underlay: Option<Watched>,

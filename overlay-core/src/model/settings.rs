@@ -83,7 +83,7 @@ pub struct NodeFacts {
     pub underlay_is_ethernet: bool,
     /// Smallest MTU in bytes that a route out of the underlay device carries, if any does.
     pub smallest_route_mtu: Option<u32>,
-    /// Whether the way of an IPv4 packet may depend on its ports: `net.ipv4.fib_multipath_hash_policy`, or a rule.
+    /// Whether the way of an IPv4 packet may depend on its source port: `net.ipv4.fib_multipath_hash_policy`, or a rule.
     pub routes_by_port: bool,
     /// `net.ipv4.ip_local_port_range`: lowest and highest source port, as the sysctl prints them.
     pub local_port_range: (u16, u16),

@@ -5,7 +5,7 @@ use overlay_common::config::FLAG_ROUTES_BY_PORT;
 use overlay_testbed::{Agent, Node, eventually};
 
 use crate::bed::{
-    DEVICE, PINS, Peers, SOON, command, ifindex, options, testbed, verb, wait_for_peers, with_absent,
+    DEVICE, PINS, Peers, SOON, command, ifindex, json, options, testbed, verb, wait_for_peers, with_absent,
 };
 
 /// `local` and `dev` of the overlay device.
@@ -28,8 +28,7 @@ fn wait_for_plan(node: &Node) {
 }
 
 fn routes_by_port(node: &Node) -> Result<bool> {
-    let dump = node.run(&format!("bpftool -j map dump pinned {PINS}/CONFIG"))?;
-    let dump: serde_json::Value = serde_json::from_str(&dump)?;
+    let dump = json(node, &format!("bpftool -j map dump pinned {PINS}/CONFIG"))?;
     let flags = dump[0]["formatted"]["value"]["flags"].as_u64();
     let flags = flags.context("CONFIG has no flags")?;
     Ok(flags & u64::from(FLAG_ROUTES_BY_PORT) != 0)
@@ -39,7 +38,7 @@ fn moved(agent: &Agent) -> usize {
     agent.log().matches("the underlay is now").count()
 }
 
-// Seen red with facts that never say so, and with facts that do not look at the sysctl.
+// Seen red with facts that never say so, and with facts that look only at rules, or only at the sysctl.
 #[test]
 fn where_ports_choose_routes_the_programs_know() {
     let testbed = testbed(1);
