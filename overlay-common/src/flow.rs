@@ -286,12 +286,21 @@ pub const WARM_UP_LIMIT: u64 = 50_000_000;
 pub const HARD_LIMIT_INTERVALS: u64 = 3;
 
 /// How many probes a CPU sends in each [`PROBE_WINDOW`] for entries that have time. With thousands of slow flows every
-/// packet would come with a probe; the others wait until two thirds of the hard limit have passed.
+/// packet would come with a probe; the others wait for their [`urgent_age`].
 pub const PROBE_BUDGET: u32 = 50;
 /// See [`PROBE_BUDGET`], in nanoseconds.
 pub const PROBE_WINDOW: u64 = 100_000_000;
-/// An entry that was proved this many revalidation intervals ago is probed whatever the budget says.
-pub const PROBE_URGENT_INTERVALS: u64 = 2;
+
+/// The age from which an entry is probed whatever the budget says, in nanoseconds: 1.75 to 2.75 revalidation intervals,
+/// another one each time. Flows that were learned at the same moment, as after a change of epoch, would otherwise all be
+/// probed at the same moment, and so on for ever.
+#[inline(always)]
+#[must_use]
+pub const fn urgent_age(tag: u32, validated: u64, revalidate: u64) -> u64 {
+    // The upper 10 bits of a product with an odd number (the fraction of the golden ratio): each value as often as the others.
+    let share = (tag as u64 ^ validated).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+    revalidate / 4 * 7 + (revalidate >> 10) * share
+}
 
 /// What the agent knows of a device that leads to a pod: value of `ENDPOINTS`, key: index of the host side of the veth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
@@ -347,7 +356,39 @@ mod tests {
         assert!(slots.len() > 16_500, "{} slots", slots.len());
     }
 
+    /// However many are learned at once: in each tenth of the interval in which they become urgent a tenth of them does.
+    #[test]
+    fn what_was_learned_together_is_not_probed_together() {
+        const REVALIDATE: u64 = 1_000_000_000;
+        let tags: Vec<_> = (0..20_000)
+            .map(|port| key(0x0af4_0102, 0x0af4_0203, port, 5201, 17).tag())
+            .collect();
+        let mut before = Vec::new();
+        for validated in [1_000_000_000_000, 1_000_004_000_000, 1_002_250_000_000] {
+            let ages: Vec<_> = tags
+                .iter()
+                .map(|tag| urgent_age(*tag, validated, REVALIDATE) - REVALIDATE / 4 * 7)
+                .collect();
+            let mut tenths = [0_u32; 10];
+            for age in &ages {
+                tenths[usize::try_from(age / (REVALIDATE / 10)).unwrap()] += 1;
+            }
+            assert!(
+                tenths.iter().all(|count| (1_700..2_300).contains(count)),
+                "{tenths:?}"
+            );
+            assert_ne!(ages, before, "nor is one flow always the first");
+            before = ages;
+        }
+    }
+
     proptest! {
+        #[test]
+        fn everything_has_time_and_is_urgent_before_it_is_dead(tag: u32, validated: u64, revalidate in 1_000_000..u64::MAX >> 10) {
+            let age = urgent_age(tag, validated, revalidate);
+            prop_assert!(age > revalidate && age < revalidate * HARD_LIMIT_INTERVALS - revalidate / 5);
+        }
+
         #[test]
         fn reversing_twice_changes_nothing(src: u32, dst: u32, sport: u16, dport: u16, protocol: u8) {
             let key = key(src, dst, sport, dport, protocol);

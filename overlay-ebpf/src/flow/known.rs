@@ -5,8 +5,8 @@ use aya_ebpf::btf_maps::LruHashMap;
 use bytemuck::Pod;
 use overlay_common::config::Config;
 use overlay_common::flow::{
-    EgressFlow, FLOW_ACTIVE, FlowKey, HARD_LIMIT_INTERVALS, IngressFlow, PROBE_BUDGET,
-    PROBE_URGENT_INTERVALS, PROBE_WINDOW,
+    EgressFlow, FLOW_ACTIVE, FlowKey, HARD_LIMIT_INTERVALS, IngressFlow, PROBE_BUDGET, PROBE_WINDOW,
+    urgent_age,
 };
 
 use crate::maps::{self, Scratch};
@@ -101,8 +101,9 @@ impl<T: Known> Entry<T> {
         if now.saturating_sub(self.flow.probed()) < config.revalidate / 2 {
             return false;
         }
-        let age = now.saturating_sub(self.flow.validated());
-        if !within_budget(now) && age <= config.revalidate * PROBE_URGENT_INTERVALS {
+        let validated = self.flow.validated();
+        let urgent = urgent_age(self.flow.tag(), validated, config.revalidate);
+        if !within_budget(now) && now.saturating_sub(validated) <= urgent {
             return false;
         }
         self.change(|flow| *flow.probed_mut() = now);
