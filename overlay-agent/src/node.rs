@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use overlay_common::maps;
@@ -20,7 +19,6 @@ use crate::control::messages::Messages;
 use crate::dataplane::{AttachChoice, Capacity, Dataplane, Mechanism, kernel_fib_flags};
 use crate::facts;
 use crate::netlink::{InterfaceChoice, Kept, Netlink, Place};
-use crate::pods;
 
 /// What decides how a node's kernel is reached.
 #[derive(Clone, Debug)]
@@ -161,23 +159,14 @@ impl Node {
         }
     }
 
-    /// Starts to find the devices of pods and to look after them, at least every `resync`; and to load the programs.
-    ///
-    /// # Errors
-    ///
-    /// When no thread can be had.
-    pub fn look_after_pods(&mut self, resync: Duration) -> Result<()> {
-        if self.options.dataplane == model::Dataplane::Ebpf {
-            if let Some(dataplane) = &mut self.dataplane {
-                dataplane.prepare();
-            }
-            self.pods = Some(pods::start(pods::Options {
-                pin_dir: self.options.pin_dir.clone(),
-                attach: self.options.attach,
-                resync,
-            })?);
+    /// Starts to load the programs. `pods` is the loop that looks after pods, which is told when they are there.
+    pub fn prepare_for(&mut self, pods: Option<Arc<Notify>>) {
+        if self.options.dataplane == model::Dataplane::Ebpf
+            && let Some(dataplane) = &mut self.dataplane
+        {
+            dataplane.prepare();
         }
-        Ok(())
+        self.pods = pods;
     }
 
     /// Says that an action was carried out, to those whom it concerns.

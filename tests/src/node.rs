@@ -15,6 +15,7 @@ use crate::underlay;
 
 mod diagnosis;
 mod flannel;
+mod maps;
 mod rules;
 
 pub use flannel::FlannelDevice;

@@ -4,13 +4,14 @@ mod kube;
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use overlay_core::model::LeaseEvent;
+use overlay_core::model::{Dataplane, LeaseEvent};
 use overlay_core::net_conf::{NetConf, device_name};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::args::{NodeArgs, Source};
 use super::settings::{net_conf, options, settings};
@@ -21,6 +22,7 @@ use crate::health::{Health, Sources, Watched};
 use crate::kube::publication::{self, Progress, Publication};
 use crate::lock::{self, Locks};
 use crate::node::Node;
+use crate::pods;
 use crate::source::LeaseSource;
 use crate::source::file::FileSource;
 use crate::subnet_env;
@@ -46,6 +48,9 @@ pub(super) async fn run(args: NodeArgs) -> Result<()> {
     let device = device_name(net_conf.backend.vni);
     check_pin_directory(&args.pin_dir)?;
     let _locks = Locks::acquire(Path::new(lock::DIRECTORY), &device, &args.pin_dir)?;
+    let resync = Duration::from_secs(args.resync);
+    // Before what may wait for the API server: with what an earlier run has left, pods that come and go are looked after.
+    let pods = look_after_pods(&args, resync)?;
     let mut shutdown = pin!(signals.any());
     let (origin, name, public_ip) = match args.source().map_err(|text| anyhow!(text))? {
         Source::File(path) => {
@@ -78,8 +83,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<()> {
     let netlink = node.netlink();
     let kernel_events = node.events().await?;
     node.follow_program_logs();
-    let resync = Duration::from_secs(args.resync);
-    node.look_after_pods(resync)?;
+    node.prepare_for(pods);
     let (events, leases) = mpsc::channel(LEASE_QUEUE);
     let controller = Controller::new(Watched::new(node, health.watchdog()), settings.clone());
     let state = controller.state();
@@ -119,6 +123,20 @@ pub(super) async fn run(args: NodeArgs) -> Result<()> {
         () = control::run(controller, leases, kernel_events, resync, shutdown) => Ok(()),
         result = beside => result,
     }
+}
+
+/// Starts to find the devices of pods and to look after them, at least every `resync`, unless the kernel's device does it
+/// alone.
+fn look_after_pods(args: &NodeArgs, resync: Duration) -> Result<Option<Arc<Notify>>> {
+    if Dataplane::from(args.dataplane) != Dataplane::Ebpf {
+        return Ok(None);
+    }
+    pods::start(pods::Options {
+        pin_dir: args.pin_dir.clone(),
+        attach: args.attach.into(),
+        resync,
+    })
+    .map(Some)
 }
 
 /// flannel's lines about its configuration.

@@ -4,8 +4,9 @@ use std::net::SocketAddrV4;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use overlay_testbed::traffic::{PingStream, UdpEcho, UdpStream};
-use overlay_testbed::{Lease, Mac, Node};
+use overlay_testbed::{Lease, Mac, Node, eventually};
 
 use crate::agent::{KubeAgent, RETRIED};
 use crate::bed::{Bed, DEVICE, absent};
@@ -117,6 +118,32 @@ fn an_outage_of_a_minute_changes_nothing() {
     }
     let after = both.map(|node| bed.count(node, "patch", "nodes/status"));
     assert_eq!(after, patches, "nothing that was published had changed");
+}
+
+/// An agent that starts without an API server does not know its Node. What it knows is what the one before has left.
+///
+/// Seen red with pods that are looked after once the Node is known.
+#[test]
+fn an_agent_that_starts_in_an_outage_looks_after_pods() {
+    let mut bed = Bed::start();
+    let mut node = bed.machine();
+    KubeAgent::start(&node).stop();
+    bed.server.cut().unwrap();
+    let agent = KubeAgent::spawn(&node, &[]);
+    let device = node.add_pod().unwrap().host_veth().to_owned();
+    let ifindex = node.run(&format!("cat /sys/class/net/{device}/ifindex")).unwrap();
+    let ifindex: u64 = ifindex.trim().parse().unwrap();
+    eventually(AT_ONCE, "the fast path for a new pod", || {
+        let endpoints = node.map_entries("ENDPOINTS")?;
+        let known = endpoints.iter().any(|entry| entry["formatted"]["key"] == ifindex);
+        ensure!(known, "{endpoints:?}");
+        Ok(())
+    })
+    .unwrap();
+    agent.wait_not_ready(&[], AT_ONCE);
+    bed.server.reconnect().unwrap();
+    agent.wait_ready(RETRIED);
+    agent.stop();
 }
 
 /// The server restarts: connections end at once, and it may have forgotten where watches were. At most one list each, and

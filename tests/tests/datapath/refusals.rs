@@ -366,9 +366,8 @@ fn an_open_check_counts_and_lets_pass() {
 /// Clears `FLAG_ENFORCE_PEERS` in the pinned configuration.
 fn open_check(node: &Node) {
     let path = format!("{}/CONFIG", AgentOptions::PIN_DIRECTORY);
-    let text = node.run(&format!("bpftool -j map dump pinned {path}")).unwrap();
-    let dump: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let bytes = dump[0]["value"].as_array().unwrap().iter();
+    let entries = node.map_entries("CONFIG").unwrap();
+    let bytes = entries[0]["value"].as_array().unwrap().iter();
     let mut bytes: Vec<_> = bytes.map(|byte| byte.as_str().unwrap().to_owned()).collect();
     // The second word, in which it is the lowest bit, has no other.
     assert_eq!(bytes[4..8], ["0x01", "0x00", "0x00", "0x00"]);

@@ -6,7 +6,7 @@ use overlay_testbed::capture::Packet;
 use overlay_testbed::inject::inject;
 use overlay_testbed::packet::{Frame, Ipv4, PROTOCOL_ICMP, Udp, decode};
 use overlay_testbed::traffic::{PingOptions, TcpTransfer, UdpTransfer, ping};
-use overlay_testbed::{AgentOptions, Capture, Offloads, Testbed};
+use overlay_testbed::{Capture, Offloads, Testbed};
 
 use crate::bed::*;
 
@@ -191,14 +191,8 @@ fn narrow_route(offloads: Offloads, route_first: bool) {
 }
 
 fn max_segment(testbed: &Testbed) -> u64 {
-    let path = format!("{}/CONFIG", AgentOptions::PIN_DIRECTORY);
-    let text = testbed
-        .node(1)
-        .unwrap()
-        .run(&format!("bpftool -j map dump pinned {path}"))
-        .unwrap();
-    let dump: serde_json::Value = serde_json::from_str(&text).unwrap();
-    dump[0]["formatted"]["value"]["max_segment"].as_u64().unwrap()
+    let config = testbed.node(1).unwrap().ebpf_config().unwrap();
+    config["max_segment"].as_u64().unwrap()
 }
 
 /// Seen red with `max_segment` always the device's MTU.

@@ -159,8 +159,8 @@ impl Peers {
     /// What the kernel's tables and the pinned maps hold.
     pub(crate) fn of(node: &Node) -> Result<Self> {
         // The maps first: what is in them must be in the tables already.
-        let subnets = list(node, &format!("bpftool -j map dump pinned {PINS}/SUBNETS"))?;
-        let vteps = list(node, &format!("bpftool -j map dump pinned {PINS}/PEERS"))?;
+        let subnets = node.map_entries("SUBNETS")?;
+        let vteps = node.map_entries("PEERS")?;
         let mut peers = Self::of_kernel(node)?;
         for entry in subnets {
             let (key, value) = (&entry["formatted"]["key"], &entry["formatted"]["value"]);

@@ -5,7 +5,7 @@ use overlay_common::config::FLAG_ROUTES_BY_PORT;
 use overlay_testbed::{Agent, Node, eventually};
 
 use crate::bed::{
-    DEVICE, PINS, Peers, SOON, command, ifindex, json, options, testbed, verb, wait_for_peers, with_absent,
+    DEVICE, PINS, Peers, SOON, command, ifindex, options, testbed, verb, wait_for_peers, with_absent,
 };
 
 /// `local` and `dev` of the overlay device.
@@ -28,9 +28,8 @@ fn wait_for_plan(node: &Node) {
 }
 
 fn routes_by_port(node: &Node) -> Result<bool> {
-    let dump = json(node, &format!("bpftool -j map dump pinned {PINS}/CONFIG"))?;
-    let flags = dump[0]["formatted"]["value"]["flags"].as_u64();
-    let flags = flags.context("CONFIG has no flags")?;
+    let config = node.ebpf_config()?;
+    let flags = config["flags"].as_u64().context("no flags")?;
     Ok(flags & u64::from(FLAG_ROUTES_BY_PORT) != 0)
 }
 
