@@ -40,7 +40,7 @@ enum Other {
 
 #[derive(Debug, clap::Args)]
 struct PacketArgs {
-    /// Short slices, few rounds, two numbers of flows: a look in about three minutes
+    /// Short slices, few rounds, two numbers of flows: a look in about four minutes
     #[arg(long)]
     quick: bool,
     /// Write the results to FILE, and a report with plots beside it, with the ending .html [default: target/bench/bench.json]

@@ -17,7 +17,7 @@ use overlay_testbed::bench::{self, Options};
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench --")]
 struct Arguments {
-    /// Short slices, few rounds, two numbers of flows: a look in about three minutes
+    /// Short slices, few rounds, two numbers of flows: a look in about four minutes
     #[arg(long)]
     quick: bool,
     /// Write the results to FILE

@@ -26,6 +26,8 @@ mod outage;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod plan;
+#[cfg(test)]
 mod publish;
 #[cfg(test)]
 mod rights;
