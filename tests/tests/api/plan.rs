@@ -36,7 +36,7 @@ fn a_plan_says_what_a_run_would_do() {
     assert_eq!(code, Some(2), "{text}");
     assert!(node.run(&format!("ip link show {DEVICE}")).is_err());
     assert!(node.read_file(SUBNET_ENV).is_err());
-    for verb in ["patch", "update", "create", "watch"] {
+    for verb in ["patch", "update", "create", "delete"] {
         let asked = bed.requests(&node).iter().any(|request| request.verb == verb);
         assert!(!asked, "{:#?}", bed.requests(&node));
     }
