@@ -159,14 +159,12 @@ impl Node {
         }
     }
 
-    /// Starts to load the programs. `pods` is the loop that looks after pods, which is told when they are there.
-    pub fn prepare_for(&mut self, pods: Option<Arc<Notify>>) {
-        if self.options.dataplane == model::Dataplane::Ebpf
-            && let Some(dataplane) = &mut self.dataplane
-        {
+    /// Starts to load the programs, and tells the loop that looks after pods when they are there.
+    pub fn prepare_for(&mut self, pods: Arc<Notify>) {
+        if let Some(dataplane) = &mut self.dataplane {
             dataplane.prepare();
         }
-        self.pods = pods;
+        self.pods = Some(pods);
     }
 
     /// Says that an action was carried out, to those whom it concerns.

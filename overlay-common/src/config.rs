@@ -24,8 +24,9 @@ pub const FLAG_GBP: u32 = 1 << 2;
 /// [`Config::flags`]: established flows may take the fast path.
 pub const FLAG_FASTPATH: u32 = 1 << 3;
 
-/// [`Config::flags`]: the way to a peer may depend on a flow's outer source port: some rule names source ports, or routes with
-/// several next hops are balanced by more than addresses. Else one answer of the routing table serves all flows to a peer.
+/// [`Config::flags`]: the way to a peer may depend on a flow's outer source port: some rule names source ports, or routes
+/// with several next hops are balanced by more than addresses. Else one answer of the routing table serves all flows to a
+/// peer.
 pub const FLAG_ROUTES_BY_PORT: u32 = 1 << 4;
 
 /// [`Config::fib_flags`]: `BPF_FIB_LOOKUP_OUTPUT`, on every kernel that has the helper.

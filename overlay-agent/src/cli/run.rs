@@ -83,7 +83,9 @@ pub(super) async fn run(args: NodeArgs) -> Result<()> {
     let netlink = node.netlink();
     let kernel_events = node.events().await?;
     node.follow_program_logs();
-    node.prepare_for(pods);
+    if let Some(pods) = pods {
+        node.prepare_for(pods);
+    }
     let (events, leases) = mpsc::channel(LEASE_QUEUE);
     let controller = Controller::new(Watched::new(node, health.watchdog()), settings.clone());
     let state = controller.state();
