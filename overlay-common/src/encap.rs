@@ -23,6 +23,25 @@ const _: () = assert!(IP_TO_INNER_IP == OVERHEAD_V4);
 /// Largest inner IP packet whose outer IPv4 length still fits its 16-bit field.
 pub const MAX_INNER_V4: u32 = u16::MAX as u32 - OVERHEAD_V4;
 
+/// The addresses of the outer Ethernet header.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(C)]
+pub struct Link {
+    /// The words of the packet in which they stand, 0 where other fields do.
+    words: [u64; 2],
+}
+
+impl Link {
+    /// From `source` to `destination`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new([a, b, c]: [u16; 3], [d, e, f]: [u16; 3]) -> Self {
+        Self {
+            words: [word([d, e, f, a]), word([b, c, 0, 0])],
+        }
+    }
+}
+
 /// What varies from packet to packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
@@ -40,10 +59,10 @@ pub struct Packet {
 /// inner Ethernet.
 ///
 /// The outer UDP checksum is 0: `bpf_skb_adjust_room` cannot ask for tunnel checksums on GSO packets. DF is clear, as
-/// the kernel device leaves it. The addresses of the outer Ethernet header are zero until the redirect fills them in.
+/// the kernel device leaves it.
 #[inline(always)]
 #[must_use]
-pub const fn headers_v4(config: &Config, to: &SubnetEntry, packet: Packet) -> [u64; 8] {
+pub const fn headers_v4(config: &Config, to: &SubnetEntry, link: Link, packet: Packet) -> [u64; 8] {
     let ethertype = lane(ETHERTYPE_IPV4[0], ETHERTYPE_IPV4[1]);
     let version_tos = lane(IPV4_PLAIN, ecn::outer_tos(packet.inner_tos));
     let len = number(packet.inner_len + IP_TO_INNER_IP);
@@ -69,9 +88,10 @@ pub const fn headers_v4(config: &Config, to: &SubnetEntry, packet: Packet) -> [u
     let [vni, vni_high, vni_low] = config.vni;
     let [to_a, to_b, to_c] = mac(to.vtep_mac);
     let [from_a, from_b, from_c] = mac(config.vtep_mac);
+    let [addresses, end_of_source] = link.words;
     [
-        0,
-        word([0, 0, ethertype, version_tos]),
+        addresses,
+        end_of_source | word([0, 0, ethertype, version_tos]),
         word([len, id, 0, ttl_protocol]),
         word([checksum, src, src_low, dst]),
         word([dst_low, source_port, port, udp_len]),
@@ -108,9 +128,9 @@ mod tests {
             ip_id: [0xab, 0xcd],
             source_port: [0x9c, 0x40],
         };
-        let bytes = bytes(headers_v4(&config, &to, packet));
-        let mut expected = vec![0; 12]; // outer MAC addresses: the redirect's
-        expected.extend([0x08, 0x00]);
+        let link = Link::new(mac([2, 0xaa, 3, 4, 5, 6]), mac([2, 0xbb, 9, 8, 7, 1]));
+        let bytes = bytes(headers_v4(&config, &to, link, packet));
+        let mut expected = vec![2, 0xbb, 9, 8, 7, 1, 2, 0xaa, 3, 4, 5, 6, 0x08, 0x00];
         // IPv4: 20 + 8 + 8 + 14 + 28 = 78 bytes, ECT(0) for an inner CE, no DF, TTL 64, UDP.
         expected.extend([0x45, 0x02, 0, 78, 0xab, 0xcd, 0, 0, 64, 17]);
         let header: [u8; 20] = [
@@ -136,7 +156,7 @@ mod tests {
         };
         let to = SubnetEntry::new(Addr::UNSPECIFIED, [0; 6]);
         assert_eq!(
-            bytes(headers_v4(&Config::UNCONFIGURED, &to, packet))[16..18],
+            bytes(headers_v4(&Config::UNCONFIGURED, &to, Link::default(), packet))[16..18],
             [0xff, 0xff]
         );
     }

@@ -10,7 +10,9 @@ use aya_ebpf::helpers::bpf_fib_lookup;
 use bytemuck::{Pod, Zeroable};
 use overlay_common::addr::Addr;
 use overlay_common::config::{Config, FIB_LOOKUP_MARK};
+use overlay_common::encap::Link;
 use overlay_common::headers::{IPPROTO_UDP, Ipv4Header};
+use overlay_common::lanes::pair;
 use overlay_common::reason::Reason;
 
 use crate::maps;
@@ -19,7 +21,7 @@ use crate::skb::{Skb, len_of};
 const AF_INET: u8 = 2;
 
 /// `struct bpf_fib_lookup` of `linux/bpf.h`, with the members of its unions that are used here. The last 12 bytes hold
-/// MAC addresses that are not asked for, or the mark that the lookup is made with.
+/// the mark that the lookup is made with, and afterwards the MAC addresses of the device and of the next hop.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Lookup {
@@ -33,8 +35,7 @@ pub(crate) struct Lookup {
     src: [u32; 4],
     dst: [u32; 4],
     table: u32,
-    mark: u32,
-    macs: [u32; 2],
+    mark_or_macs: [u16; 6],
 }
 
 const _: () = assert!(size_of::<Lookup>() == size_of::<FibLookup>());
@@ -48,6 +49,13 @@ pub(crate) struct NextHop {
     family: u32,
     /// As it is in memory, network byte order; IPv4 in the first 4 bytes.
     address: [u32; 4],
+}
+
+/// A way to a peer that the routing table has named.
+pub(crate) struct Found {
+    pub(crate) next_hop: NextHop,
+    /// The address of the next hop as its neighbour entry has it now, and that of the device.
+    pub(crate) link: Link,
 }
 
 /// What the way to a peer depends on.
@@ -67,7 +75,7 @@ pub(crate) struct To<'a> {
 /// The next hop towards a VTEP, out of the underlay device. Asks as the kernel device does (`udp_tunnel_dst_lookup`), so
 /// policy routing by mark, multipath and the route's MTU are honoured.
 #[inline(always)]
-pub(crate) fn to_peer(skb: &Skb<'_>, config: &Config, to: &To<'_>) -> Result<NextHop, Reason> {
+pub(crate) fn to_peer(skb: &Skb<'_>, config: &Config, to: &To<'_>) -> Result<Found, Reason> {
     // SAFETY: this CPU's room.
     let lookup = unsafe { &mut (*maps::scratch().ok_or(Reason::NoRoute)?).lookup };
     *lookup = Lookup {
@@ -81,20 +89,26 @@ pub(crate) fn to_peer(skb: &Skb<'_>, config: &Config, to: &To<'_>) -> Result<Nex
         src: v4_member(config.vtep.low_v4()),
         dst: v4_member(to.vtep.low_v4()),
         table: 0,
-        mark: 0,
-        macs: [0; 2],
+        mark_or_macs: [0; 6],
     };
     if config.fib_flags & FIB_LOOKUP_MARK != 0 {
-        lookup.mark = to.mark;
+        let [a, b] = pair(to.mark.to_ne_bytes());
+        lookup.mark_or_macs = [a, b, 0, 0, 0, 0];
     } else if to.mark != 0 {
         // This kernel cannot look up by mark from a program; the kernel device can.
         return Err(Reason::NoRoute);
     }
     match ask(skb, lookup, config.fib_flags) {
-        BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == config.underlay_ifindex => Ok(NextHop {
-            family: u32::from(lookup.family),
-            address: lookup.dst,
-        }),
+        BPF_FIB_LKUP_RET_SUCCESS if lookup.ifindex == config.underlay_ifindex => {
+            let [a, b, c, d, e, f] = lookup.mark_or_macs;
+            Ok(Found {
+                next_hop: NextHop {
+                    family: u32::from(lookup.family),
+                    address: lookup.dst,
+                },
+                link: Link::new([a, b, c], [d, e, f]),
+            })
+        }
         // The redirect would resolve it, too, but send the queued packet by the route that it still carries: that to the
         // VTEP device (`neigh_update` looks the neighbour up again by `skb_dst`).
         BPF_FIB_LKUP_RET_NO_NEIGH => Err(Reason::NoNeighbour),

@@ -19,8 +19,8 @@ use crate::flow::rewrite;
 use crate::flow::ticket::{self, Note};
 use crate::flow::{end, retry};
 use crate::maps::{self, EGRESS_FLOWS};
-use crate::route::recent;
-use crate::route::{NextHop, To};
+use crate::route::To;
+use crate::route::recent::{self, Departure};
 use crate::skb::Skb;
 use crate::time;
 
@@ -110,15 +110,15 @@ fn forward(
         segment_len: segment,
         mark: flow.mark,
     };
-    let next_hop = match recent::to_peer_within(skb, config, &to, now) {
-        Ok(next_hop) => next_hop,
+    let departure = match recent::to_peer_within(skb, config, &to, now) {
+        Ok(departure) => departure,
         Err(Reason::TooBig) => return Reason::PodTooBig,
         Err(_) => return Reason::PodNoRoute,
     };
     if matches!(trust, Trust::Due) && entry.wants_probe(config, now) {
         ticket::send_probe(skb, config, &note(packet, PENDING_EGRESS | PENDING_PROBE));
     }
-    match encapsulate(skb, config, packet, flow, next_hop) {
+    match encapsulate(skb, config, packet, flow, departure) {
         Ok(()) => Reason::EgressFast,
         Err(reason) => reason,
     }
@@ -130,7 +130,7 @@ fn encapsulate(
     config: &Config,
     packet: &FlowPacket,
     flow: &EgressFlow,
-    next_hop: NextHop,
+    departure: Departure,
 ) -> Result<(), Reason> {
     let ip = packet.ip;
     // Making room resets the count.
@@ -143,8 +143,12 @@ fn encapsulate(
         ip_id: push::fresh_ip_id(segments).ok_or(Reason::EncapRefused)?,
         source_port: flow.source_port,
     };
-    let [a, b, c, d, e, f, g, h] =
-        encap::headers_v4(config, &SubnetEntry::new(flow.vtep, flow.vtep_mac), outer);
+    let [a, b, c, d, e, f, g, h] = encap::headers_v4(
+        config,
+        &SubnetEntry::new(flow.vtep, flow.vtep_mac),
+        departure.link,
+        outer,
+    );
     let [i, j, k, l, m, n, o, p, q, r] = ip.forwarded(ip.tos, ip.src, flow.dst.low_v4());
     let [src_port, dst_port] = [packet.key.src_port, flow.dst_port].map(|[high, low]| lane(high, low));
     *headers = [
@@ -176,7 +180,10 @@ fn encapsulate(
     }
     skb.set_mark(flow.mark);
     skb.set_priority(priority::of_forwarded(ip.tos));
-    push::redirect(config.underlay_ifindex, next_hop)?;
+    match departure.by_neighbour {
+        None => push::redirect_as_it_is(config.underlay_ifindex)?,
+        Some(next_hop) => push::redirect(config.underlay_ifindex, next_hop)?,
+    }
     maps::count_sent(flow.stats, segments, len);
     Ok(())
 }

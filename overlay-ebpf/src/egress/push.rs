@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
     BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_REDIRECT, bpf_redir_neigh,
 };
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_redirect_neigh, bpf_skb_adjust_room};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room};
 use bytemuck::Pod;
 use overlay_common::encap::OVERHEAD_V4;
 use overlay_common::reason::Reason;
@@ -75,8 +75,8 @@ pub(crate) fn write<T: Pod>(skb: &Skb<'_>, headers: &T) -> Result<(), Reason> {
     }
 }
 
-/// Sends the packet out of the underlay device; the neighbour subsystem fills in the next hop's MAC address, so it is
-/// never stale and its reachability stays confirmed.
+/// Sends the packet out of the underlay device; the neighbour subsystem fills in the next hop's MAC address, and confirms
+/// that it is reachable.
 #[inline(always)]
 pub(crate) fn redirect(ifindex: u32, mut next_hop: NextHop) -> Result<(), Reason> {
     // SAFETY: `NextHop` has the layout and size of `struct bpf_redir_neigh`, which the helper copies.
@@ -88,6 +88,18 @@ pub(crate) fn redirect(ifindex: u32, mut next_hop: NextHop) -> Result<(), Reason
             0,
         )
     };
+    redirected(verdict)
+}
+
+/// Sends the packet, which has its link-layer header, out of the underlay device.
+#[inline(always)]
+pub(crate) fn redirect_as_it_is(ifindex: u32) -> Result<(), Reason> {
+    // SAFETY: the helper has no preconditions; a device that is gone makes the redirect drop the packet.
+    redirected(unsafe { bpf_redirect(ifindex, 0) })
+}
+
+#[inline(always)]
+fn redirected(verdict: i64) -> Result<(), Reason> {
     if verdict == i64::from(TC_ACT_REDIRECT) {
         Ok(())
     } else {

@@ -10,7 +10,7 @@ use overlay_common::{ecn, source_port};
 use super::{inner, learn, push, size};
 use crate::flow::{end, packet, ticket};
 use crate::maps;
-use crate::route::{self, NextHop, To};
+use crate::route::{self, Found, To};
 use crate::skb::Skb;
 
 /// The way into the tunnel, decided before anything is changed.
@@ -18,7 +18,7 @@ pub(super) struct Way {
     pub(super) peer: &'static SubnetEntry,
     pub(super) source_port: [u8; 2],
     pub(super) mark: u32,
-    next_hop: NextHop,
+    found: Found,
     inner_len: u32,
     inner_tos: u8,
 }
@@ -81,7 +81,7 @@ fn find_way(skb: &Skb<'_>, config: &Config) -> Result<Way, Reason> {
     let source_port = source_port::for_hash(hash, config.source_port_min, config.source_port_max);
     let tos = ecn::outer_tos(inner.tos);
     let mark = skb.mark();
-    let next_hop = {
+    let found = {
         let to = To {
             vtep: &peer.vtep,
             source_port,
@@ -95,7 +95,7 @@ fn find_way(skb: &Skb<'_>, config: &Config) -> Result<Way, Reason> {
         peer,
         source_port,
         mark,
-        next_hop,
+        found,
         inner_len: inner.size.len,
         inner_tos: inner.tos,
     })
@@ -111,10 +111,10 @@ fn send(skb: &Skb<'_>, config: &Config, way: &Way) -> Result<(), Reason> {
         ip_id: push::fresh_ip_id(segments).ok_or(Reason::EncapRefused)?,
         source_port: way.source_port,
     };
-    let headers = encap::headers_v4(config, way.peer, packet);
+    let headers = encap::headers_v4(config, way.peer, way.found.link, packet);
     push::make_room(skb)?;
     push::write(skb, &headers)?;
-    push::redirect(config.underlay_ifindex, way.next_hop)?;
+    push::redirect(config.underlay_ifindex, way.found.next_hop)?;
     if let Some(known) = maps::peer(&way.peer.vtep) {
         maps::count_sent(known.stats, segments, way.inner_len);
     }

@@ -1,13 +1,15 @@
 //! The routing table's last answers, for packets that follow each other within one tick of the clock.
 //!
 //! The question costs more than the rest of the fast path's decisions together. An answer serves for a tick (1 to 10 ms)
-//! at most, so a route that changes is followed about as soon as the kernel's own caches follow it; a neighbour that goes
-//! meanwhile is resolved by the redirect, because what a pod sends carries no route yet. (Packets that the stack has routed
-//! do, and would be lost then: for these the table is asked every time.) Where ports have no say, an answer serves all
-//! flows to a peer: of a thousand flows each comes but once in many ticks.
+//! at most, so a route or a neighbour that changes is followed about as soon as the kernel's own caches follow it. The packet
+//! that asks goes by the neighbour subsystem, which therefore hears at least once per tick that the neighbour is in use, and
+//! keeps confirming it; the others of that tick carry the link-layer header as it was then. (What the stack has routed asks
+//! every time: `vtep_egress`.) Where ports have no say, an answer serves all flows to a peer: of a thousand flows each comes
+//! but once in many ticks.
 
 use overlay_common::addr::Addr;
 use overlay_common::config::{Config, FLAG_ROUTES_BY_PORT};
+use overlay_common::encap::Link;
 use overlay_common::reason::Reason;
 
 use super::{NextHop, To, to_peer};
@@ -31,21 +33,26 @@ pub(crate) struct Answer {
     /// The longest packet in bytes that was asked for: shorter ones fit, too.
     longest: u16,
     padding: u16,
-    next_hop: NextHop,
+    link: Link,
 }
 
-/// The next hop towards a VTEP, as [`to_peer`] or as it said within the tick `now`. For packets that carry no route.
+/// How a packet leaves for a peer.
+pub(crate) struct Departure {
+    pub(crate) link: Link,
+    /// Where the neighbour subsystem shall take it, which has the last word on its link-layer header.
+    pub(crate) by_neighbour: Option<NextHop>,
+}
+
+/// The way to a VTEP, as [`to_peer`] or as it said within the tick `now`. For packets that carry no route.
 #[inline(always)]
 pub(crate) fn to_peer_within(
     skb: &Skb<'_>,
     config: &Config,
     to: &To<'_>,
     now: u64,
-) -> Result<NextHop, Reason> {
+) -> Result<Departure, Reason> {
     let by_port = config.has(FLAG_ROUTES_BY_PORT);
-    let Some(place) = maps::answer(slot_of(to, by_port)) else {
-        return to_peer(skb, config, to);
-    };
+    let place = maps::answer(slot_of(to, by_port)).ok_or(Reason::NoRoute)?;
     // SAFETY: this CPU's copy; programs on one CPU do not preempt each other.
     let answer = unsafe { &mut *place };
     if answer.tick == now
@@ -56,9 +63,12 @@ pub(crate) fn to_peer_within(
         && answer.tos == to.tos
         && answer.epoch == config.epoch
     {
-        return Ok(answer.next_hop);
+        return Ok(Departure {
+            link: answer.link,
+            by_neighbour: None,
+        });
     }
-    let next_hop = to_peer(skb, config, to)?;
+    let found = to_peer(skb, config, to)?;
     *answer = Answer {
         tick: now,
         vtep: *to.vtep,
@@ -69,9 +79,12 @@ pub(crate) fn to_peer_within(
         reserved: 0,
         longest: to.segment_len,
         padding: 0,
-        next_hop,
+        link: found.link,
     };
-    Ok(next_hop)
+    Ok(Departure {
+        link: found.link,
+        by_neighbour: Some(found.next_hop),
+    })
 }
 
 /// Source ports are hashes of flows already; the VTEPs of a cluster have addresses that follow each other.

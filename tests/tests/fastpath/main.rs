@@ -20,6 +20,8 @@ mod maps;
 #[cfg(test)]
 mod moves;
 #[cfg(test)]
+mod neighbour;
+#[cfg(test)]
 mod nested;
 #[cfg(test)]
 mod never_fast;

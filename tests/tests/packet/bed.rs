@@ -49,6 +49,10 @@ pub(crate) const OTHER_LOCAL: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 11);
 pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 77);
 /// The router that the peers off the link are behind.
 pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 254);
+/// MAC address of the router on the link.
+const ROUTER_MAC: [u8; 6] = [2, 0xbb, 0, 0, 0, 0xfe];
+/// MAC address of [`NEAR`] on the link.
+pub(crate) const NEAR_MAC: [u8; 6] = [2, 0xbb, 0, 0, 0, 2];
 /// MAC address of this node's VTEP device.
 pub(crate) const VTEP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
@@ -72,6 +76,8 @@ pub(crate) struct Peer {
     pub(crate) subnet: Ipv4Addr,
     /// Its slot of `PEER_STATS`.
     pub(crate) stats: u32,
+    /// MAC address of the next hop towards it.
+    pub(crate) next_hop_mac: [u8; 6],
 }
 
 impl Peer {
@@ -87,6 +93,7 @@ pub(crate) const NEAR: Peer = Peer {
     vtep: Ipv4Addr::new(192, 168, 0, 2),
     mac: [2, 0, 0, 0, 0, 2],
     stats: 3,
+    next_hop_mac: NEAR_MAC,
     subnet: Ipv4Addr::new(10, 244, 2, 0),
 };
 /// Behind a router.
@@ -94,6 +101,7 @@ pub(crate) const FAR: Peer = Peer {
     vtep: Ipv4Addr::new(10, 9, 9, 9),
     mac: [2, 0, 0, 0, 0, 3],
     stats: 0,
+    next_hop_mac: ROUTER_MAC,
     subnet: Ipv4Addr::new(10, 244, 3, 0),
 };
 /// Behind a route with a locked MTU of 1400.
@@ -101,6 +109,7 @@ pub(crate) const NARROW: Peer = Peer {
     vtep: Ipv4Addr::new(10, 9, 8, 8),
     mac: [2, 0, 0, 0, 0, 4],
     stats: 6,
+    next_hop_mac: ROUTER_MAC,
     subnet: Ipv4Addr::new(10, 244, 4, 0),
 };
 /// Without any route.
@@ -108,6 +117,7 @@ pub(crate) const LOST: Peer = Peer {
     vtep: Ipv4Addr::new(203, 0, 113, 7),
     mac: [2, 0, 0, 0, 0, 5],
     stats: 1,
+    next_hop_mac: [0; 6],
     subnet: Ipv4Addr::new(10, 244, 5, 0),
 };
 
@@ -179,8 +189,15 @@ impl Bed {
             format!("link add {OTHER_POD} type veth peer name inside1"),
             format!("addr add {VTEP}/24 dev {UNDERLAY}"),
             format!("addr add {OTHER_LOCAL}/24 dev {UNDERLAY}"),
-            format!("neigh add {} lladdr 02:bb:00:00:00:02 dev {UNDERLAY}", NEAR.vtep),
-            format!("neigh add {ROUTER} lladdr 02:bb:00:00:00:fe dev {UNDERLAY}"),
+            format!(
+                "neigh add {} lladdr {} dev {UNDERLAY}",
+                NEAR.vtep,
+                mac_text(NEAR_MAC)
+            ),
+            format!(
+                "neigh add {ROUTER} lladdr {} dev {UNDERLAY}",
+                mac_text(ROUTER_MAC)
+            ),
             format!("route add 10.9.9.0/24 via {ROUTER}"),
             format!("route add 10.9.8.0/24 via {ROUTER} mtu lock 1400"),
         ] {

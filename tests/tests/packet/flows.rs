@@ -12,8 +12,8 @@ use overlay_testbed::packet::{Ethernet, Frame, Ipv4, Mac, PROTOCOL_TCP, PROTOCOL
 
 use crate::bed::memory::now;
 use crate::bed::{
-    Bed, Context, NEAR, POD, Peer, SLOTS_PER_CPU, UNDERLAY_MAC, VTEP, VTEP_MAC, addr, ifindex, local_pod,
-    with_bed,
+    Bed, Context, NEAR, NEAR_MAC, POD, Peer, SLOTS_PER_CPU, UNDERLAY_MAC, VTEP, VTEP_MAC, addr, ifindex,
+    local_pod, with_bed,
 };
 use crate::frames::ETH;
 
@@ -21,8 +21,6 @@ use crate::frames::ETH;
 pub(crate) const POD_MAC: [u8; 6] = [2, 0xcc, 0, 0, 0, 5];
 /// MAC address of the pod bridge.
 pub(crate) const BRIDGE_MAC: [u8; 6] = [2, 0xdd, 0, 0, 0, 1];
-/// MAC address of the neighbour on the underlay.
-const WIRE_MAC: [u8; 6] = [2, 0xbb, 0, 0, 0, 2];
 
 /// The bits of `skb->mark` that are the agent's in this suite, and others that are somebody else's.
 pub(crate) const MARK_MASK: u32 = 0x00ff_0000;
@@ -247,7 +245,7 @@ pub(crate) fn changed<T>(mut value: T, change: impl FnOnce(&mut T)) -> T {
 /// `inner` as it arrives from `peer`.
 pub(crate) fn tunnelled(peer: &Peer, inner: &Frame) -> VxlanFrame {
     VxlanFrame::new(
-        Ethernet::new(Mac(WIRE_MAC), Mac(UNDERLAY_MAC)),
+        Ethernet::new(Mac(NEAR_MAC), Mac(UNDERLAY_MAC)),
         Ipv4::new(peer.vtep, VTEP),
         inner.bytes(),
     )

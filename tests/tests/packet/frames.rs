@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use overlay_common::reason::Reason;
 use overlay_testbed::packet::{Checksum, Ethernet, Frame, Icmp, Ipv4, Mac, Tcp, Udp, Vxlan, VxlanFrame};
 
-use crate::bed::{NEAR, Outcome, PASS, Peer, UNDERLAY_MAC, VTEP, VTEP_MAC, local_pod};
+use crate::bed::{NEAR, NEAR_MAC, Outcome, PASS, Peer, UNDERLAY_MAC, VTEP, VTEP_MAC, local_pod};
 
 /// Length of an Ethernet header.
 pub(crate) const ETH: usize = 14;
@@ -35,11 +35,11 @@ pub(crate) fn ping_to_pod_of(peer: &Peer) -> Frame {
 }
 
 /// What the encapsulation of `inner` for `peer` must look like. The identification and the source port are the program's
-/// to choose, so they are taken from `sent`; the outer MAC addresses are filled in by the redirect.
+/// to choose, so they are taken from `sent`.
 pub(crate) fn encapsulated(inner: &[u8], peer: &Peer, sent: &[u8], tos: u8) -> Vec<u8> {
     let word = |at: usize| u16::from_be_bytes([sent[at], sent[at + 1]]);
     VxlanFrame {
-        eth: Ethernet::new(Mac([0; 6]), Mac([0; 6])),
+        eth: Ethernet::new(Mac(UNDERLAY_MAC), Mac(peer.next_hop_mac)),
         ip: Ipv4 {
             tos,
             identification: word(18),
@@ -73,7 +73,7 @@ pub(crate) fn tunnel_with(
         Udp::new(53, 4000, b"an answer"),
     );
     VxlanFrame::new(
-        Ethernet::new(Mac([2, 0xbb, 0, 0, 0, 2]), Mac(UNDERLAY_MAC)),
+        Ethernet::new(Mac(NEAR_MAC), Mac(UNDERLAY_MAC)),
         Ipv4::new(outer_src, outer_dst),
         inner.bytes(),
     )

@@ -9,7 +9,7 @@ use overlay_testbed::packet::{
 };
 
 use crate::bed::{
-    Bed, ELSEWHERE, FAR, NEAR, OTHER_LOCAL, Outcome, PASS, UNDERLAY_MAC, VTEP, local_pod, with_bed,
+    Bed, ELSEWHERE, FAR, NEAR, NEAR_MAC, OTHER_LOCAL, Outcome, PASS, UNDERLAY_MAC, VTEP, local_pod, with_bed,
 };
 use crate::frames::{HEADERS, peer_stats, tunnel, tunnel_with, untouched};
 
@@ -139,7 +139,7 @@ fn other_traffic_of_the_underlay_is_not_even_counted() {
 #[test]
 fn frames_for_other_hosts_and_other_networks() {
     with_bed(|bed| {
-        let stranger = Ethernet::new(Mac([2, 0xbb, 0, 0, 0, 2]), Mac([2, 0xcc, 0, 0, 0, 9]));
+        let stranger = Ethernet::new(Mac(NEAR_MAC), Mac([2, 0xcc, 0, 0, 0, 9]));
         assert_not_ours(
             bed,
             &VxlanFrame {
