@@ -18,6 +18,7 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::Socket;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rustix::net::netdevice::name_to_index;
 
 use super::error::RequestError;
 use super::packet::{Packet, Unreadable};
@@ -84,6 +85,19 @@ impl Connection {
     /// The socket's address.
     pub(super) const fn port(&self) -> u32 {
         self.port
+    }
+
+    /// Index of the device of this name, if there is one. (`SIOCGIFINDEX`: a fraction of the price of all that netlink tells
+    /// of a link, and every socket answers it.)
+    pub(super) fn index_of(&self, device_name: &str) -> Result<Option<u32>, RequestError> {
+        match name_to_index(&self.socket, device_name) {
+            Ok(ifindex) => Ok(Some(ifindex)),
+            Err(rustix::io::Errno::NODEV) => Ok(None),
+            // Nothing may count as removed for that.
+            Err(error) => Err(RequestError::lost(format!(
+                "cannot look up the index of `{device_name}`: {error}"
+            ))),
+        }
     }
 
     /// Sends the changes in order, in one datagram; one result for each.

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use anyhow::{Result, anyhow};
 use ipnet::IpNet;
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 use overlay_core::action::KernelAction;
 use overlay_core::observed::Route;
 use overlay_core::ownership::{ROUTE_PROTOCOL, peer_route, route_protocol};
@@ -70,7 +69,7 @@ impl Netlink {
 
     /// Actions on the device's entries, as one sequence of requests.
     async fn change_entries(&self, device_name: &str, actions: &[&KernelAction]) -> Vec<Result<()>> {
-        let ifindex = match index_of(device_name) {
+        let ifindex = match self.socket.index_of(device_name).await {
             Ok(Some(ifindex)) => ifindex,
             Ok(None) => {
                 return actions
@@ -191,18 +190,6 @@ impl Netlink {
 fn like_ours(route: &Route) -> Option<(Way, u8)> {
     let way = (route.destination, route.gateway?);
     peer_route(route).then_some((way, route.protocol))
-}
-
-/// Index of the device, if there is one. (`SIOCGIFINDEX`: a fraction of the price of all that netlink tells of a link.)
-fn index_of(device_name: &str) -> Result<Option<u32>, RequestError> {
-    match if_nametoindex(device_name) {
-        Ok(ifindex) => Ok(Some(ifindex)),
-        Err(Errno::ENODEV) => Ok(None),
-        // Without a socket to ask by: nothing may count as removed for that.
-        Err(error) => Err(RequestError::lost(format!(
-            "cannot look up the index of `{device_name}`: {error}"
-        ))),
-    }
 }
 
 /// How many of the first actions are about entries and can go in one sequence of requests. A route is not removed in

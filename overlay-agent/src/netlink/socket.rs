@@ -82,6 +82,11 @@ impl Socket {
         self.change(&[change]).await.pop().unwrap_or_else(lost)
     }
 
+    /// Index of the device of this name, if there is one.
+    pub(super) async fn index_of(&self, device_name: &str) -> Result<Option<u32>, RequestError> {
+        usable(&mut *self.connection.lock().await)?.index_of(device_name)
+    }
+
     /// Asks for one object.
     pub(super) async fn get(
         &self,
