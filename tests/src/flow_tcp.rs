@@ -13,6 +13,7 @@ use nix::libc::linger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::bound;
 use crate::flow_payload::{LONGEST, content, pin};
 use crate::lock::lock;
 use crate::space::Space;
@@ -42,7 +43,7 @@ pub struct TcpEnds {
 /// Opens a connection: the client's and the server's socket.
 fn open(client: &Space, server: &Space, ends: &TcpEnds) -> Result<(TcpStream, TcpStream)> {
     let listener = server.enter(|| {
-        TcpListener::bind(ends.listen).with_context(|| format!("cannot listen at {}", ends.listen))
+        bound(|| TcpListener::bind(ends.listen)).with_context(|| format!("cannot listen at {}", ends.listen))
     })?;
     let near = client.enter(|| {
         TcpStream::connect_timeout(&SocketAddr::V4(ends.connect), CONNECT_TIMEOUT)

@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 
+use crate::bound;
 use crate::flow_payload::{LONGEST, content, pin};
 use crate::lock::lock;
 use crate::space::Space;
@@ -193,7 +194,7 @@ impl UdpServer {
     /// When the address cannot be bound.
     pub fn start(space: &Space, options: UdpServerOptions) -> Result<Self> {
         let socket = space.enter(|| {
-            let socket = UdpSocket::bind(options.listen)
+            let socket = bound(|| UdpSocket::bind(options.listen))
                 .with_context(|| format!("cannot bind UDP {}", options.listen))?;
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             Ok(socket)
@@ -356,7 +357,7 @@ impl UdpClient {
             "datagrams have {HEADER} to {LONGEST} bytes, all segments together"
         );
         let socket = space.enter(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, options.port))?;
+            let socket = bound(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, options.port)))?;
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             if options.segments > 1 {
                 setsockopt(&socket, sockopt::UdpGsoSegment, &i32::try_from(options.size)?)?;

@@ -26,6 +26,7 @@ pub mod agent;
 pub mod api_server;
 pub mod bench;
 pub mod bench_report;
+mod bound;
 pub mod capture;
 pub mod control_plane_bench;
 mod cpus;
@@ -54,6 +55,7 @@ pub mod wait;
 
 pub use agent::{Agent, AgentOptions};
 pub use api_server::{ApiServer, ApiServerOptions};
+pub use bound::bound;
 pub use capture::Capture;
 pub use flannel_node::FlannelNode;
 pub use footprint::Footprint;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::payload::{BLOCK, Blocks};
+use crate::bound;
 use crate::space::Space;
 
 /// A transfer from a client to a server.
@@ -65,7 +66,8 @@ impl TcpTransfer {
     pub fn run(&self, client: &Space, server: &Space) -> Result<TransferReport> {
         let deadline = Instant::now() + self.timeout;
         let listener = server.enter(|| {
-            TcpListener::bind(self.listen).with_context(|| format!("cannot listen at {}", self.listen))
+            bound(|| TcpListener::bind(self.listen))
+                .with_context(|| format!("cannot listen at {}", self.listen))
         })?;
         let transfer = *self;
         std::thread::scope(|scope| {

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::payload::{BLOCK, Blocks};
+use crate::bound;
 use crate::space::Space;
 
 /// How often a waiting thread looks whether it shall stop.
@@ -49,8 +50,9 @@ impl UdpEcho {
     ///
     /// When the address cannot be bound.
     pub fn start(space: &Space, listen: SocketAddrV4) -> Result<Self> {
-        let socket =
-            space.enter(|| UdpSocket::bind(listen).with_context(|| format!("cannot bind UDP {listen}")))?;
+        let socket = space.enter(|| {
+            bound(|| UdpSocket::bind(listen)).with_context(|| format!("cannot bind UDP {listen}"))
+        })?;
         socket.set_read_timeout(Some(TICK))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -304,8 +306,8 @@ impl UdpTransfer {
             "a datagram has at least {NUMBER} bytes"
         );
         let socket = server.enter(|| {
-            let socket =
-                UdpSocket::bind(self.listen).with_context(|| format!("cannot bind UDP {}", self.listen))?;
+            let socket = bound(|| UdpSocket::bind(self.listen))
+                .with_context(|| format!("cannot bind UDP {}", self.listen))?;
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             Ok(socket)
         })?;

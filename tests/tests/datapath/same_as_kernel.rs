@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use overlay_testbed::capture::Packet;
 use overlay_testbed::inject::inject;
 use overlay_testbed::packet::{Checksum, Frame, Icmp, Ipv4, Layer4, Mac, Tcp, Udp, decode};
-use overlay_testbed::{AgentOptions, Capture, Node, Testbed};
+use overlay_testbed::{AgentOptions, Capture, Node, Testbed, bound};
 
 use crate::bed::*;
 
@@ -252,7 +252,7 @@ fn the_nodes_own_packets_are_encapsulated_as_the_kernel_does() {
             .enter(|| {
                 for source in 20_000..20_010 {
                     // Not connected: a connected socket has a random hash of its own.
-                    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source))?;
+                    let socket = bound(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, source)))?;
                     socket.send_to(b"from the node", SocketAddrV4::new(TO, PORT))?;
                 }
                 Ok(())

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use overlay_testbed::capture::Packet;
-use overlay_testbed::{Capture, Node, Pod};
+use overlay_testbed::{Capture, Node, Pod, bound};
 use serde_json::Value;
 
 use crate::bed::*;
@@ -136,7 +136,7 @@ impl Scene {
     fn pump_from_new_pod(&self) -> Pump {
         let (from, to) = (at(self.address(), SERVER_PORT), self.talk.from);
         let socket = self.new_pod().space().enter(|| {
-            let socket = UdpSocket::bind(from)?;
+            let socket = bound(|| UdpSocket::bind(from))?;
             socket.connect(to)?;
             Ok(socket)
         });

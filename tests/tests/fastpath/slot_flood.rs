@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use overlay_common::reason::Reason;
 use overlay_testbed::node::Protocol;
-use overlay_testbed::{Pod, Space};
+use overlay_testbed::{Pod, Space, bound};
 
 use crate::bed::*;
 use crate::hold::Hold;
@@ -45,7 +45,10 @@ impl Backends {
         for number in 0..BACKENDS {
             let pod = bed.pod(2, 1 + number % 2);
             let listen = at(pod.address(), 6000 + u16::from(number));
-            let socket = pod.space().enter(|| Ok(UdpSocket::bind(listen)?)).unwrap();
+            let socket = pod
+                .space()
+                .enter(|| Ok(bound(|| UdpSocket::bind(listen))?))
+                .unwrap();
             socket.set_nonblocking(true).unwrap();
             servers.push((service(number), socket));
             bed.node(1)
@@ -119,7 +122,7 @@ struct Client {
 
 impl Client {
     fn open(space: &Space, own: SocketAddrV4) -> Self {
-        let socket = space.enter(|| Ok(UdpSocket::bind(own)?)).unwrap();
+        let socket = space.enter(|| Ok(bound(|| UdpSocket::bind(own))?)).unwrap();
         socket.set_nonblocking(true).unwrap();
         Self { socket, own }
     }

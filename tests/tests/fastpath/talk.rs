@@ -12,7 +12,7 @@ use nix::sys::socket::{
     sockopt,
 };
 use overlay_common::reason::Reason;
-use overlay_testbed::Space;
+use overlay_testbed::{Space, bound};
 
 use crate::bed::{Bed, Counters, SOON};
 
@@ -62,10 +62,10 @@ impl UdpTalk {
         target: SocketAddrV4,
         (server, at): (&Space, SocketAddrV4),
     ) -> Self {
-        let server = server.enter(|| Ok(UdpSocket::bind(at)?)).unwrap();
+        let server = server.enter(|| Ok(bound(|| UdpSocket::bind(at))?)).unwrap();
         let client = client
             .enter(|| {
-                let socket = UdpSocket::bind(from)?;
+                let socket = bound(|| UdpSocket::bind(from))?;
                 socket.connect(target)?;
                 Ok(socket)
             })
@@ -152,7 +152,7 @@ pub(crate) fn listen_at(space: &Space, at: SocketAddrV4) -> TcpListener {
                 None,
             )?;
             setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-            bind(fd.as_raw_fd(), &SockaddrIn::from(at))?;
+            bound(|| Ok(bind(fd.as_raw_fd(), &SockaddrIn::from(at))?))?;
             listen(&fd, Backlog::new(128)?)?;
             Ok(TcpListener::from(fd))
         })
@@ -176,7 +176,8 @@ impl TcpTalk {
             )?;
             setsockopt(&fd, sockopt::ReuseAddr, &true)?;
             setsockopt(&fd, sockopt::SendTimeout, &nix::sys::time::TimeVal::new(3, 0))?;
-            bind(fd.as_raw_fd(), &SockaddrIn::from(from)).context("cannot bind the client's port")?;
+            bound(|| Ok(bind(fd.as_raw_fd(), &SockaddrIn::from(from))?))
+                .context("cannot bind the client's port")?;
             connect(fd.as_raw_fd(), &SockaddrIn::from(target)).context("cannot connect")?;
             Ok(TcpStream::from(fd))
         })?;

@@ -17,6 +17,7 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use super::stream::Arrived;
 use super::{Client, Cpus, Sample, Server, Session, is_timeout};
 use crate::bench::bed::Ends;
+use crate::bound;
 
 /// One packet of so many is answered.
 const ANSWERED: u64 = 1000;
@@ -44,7 +45,7 @@ pub(super) fn start(ends: &Ends, size: usize, cpus: Cpus) -> Result<Flood> {
     let arrived = Arrived::default();
     let counter = arrived.clone();
     let bind = move || {
-        let socket = UdpSocket::bind(listen)?;
+        let socket = bound(|| UdpSocket::bind(listen))?;
         setsockopt(&socket, sockopt::RcvBufForce, &ROOM).context("cannot enlarge the receive buffer")?;
         socket.set_read_timeout(Some(LOOK))?;
         Ok(socket)

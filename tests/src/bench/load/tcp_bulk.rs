@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use super::stream::Arrived;
 use super::{Client, Cpus, STALLED, Sample, Server, Session, describe};
 use crate::bench::bed::Ends;
+use crate::bound;
 
 /// Bytes of one write, and room for one read.
 const BLOCK: usize = 128 << 10;
@@ -28,7 +29,7 @@ pub(super) fn start(ends: &Ends, cpus: Cpus) -> Result<TcpBulk> {
     let receiver = Server::start(
         &ends.server,
         cpus.receiver,
-        move || Ok(TcpListener::bind(listen)?),
+        move || Ok(bound(|| TcpListener::bind(listen))?),
         move |listener, _| receive(&listener, &counter),
     )?;
     let sender = Client::start(&ends.client, cpus.sender, move || {

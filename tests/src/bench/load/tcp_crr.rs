@@ -11,6 +11,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{Client, STALLED, Sample, Server, Session, describe, is_timeout};
 use crate::bench::bed::Ends;
+use crate::bound;
 
 /// How often the server looks whether it shall end, in milliseconds.
 const LOOK: i64 = 200;
@@ -30,7 +31,7 @@ pub(super) fn start(ends: &Ends, cpu: usize) -> Result<TcpCrr> {
     ends.client.sysctl("ipv4/tcp_tw_reuse", "1")?;
     let (listen, target) = (ends.listen, ends.target);
     let bind = move || {
-        let listener = TcpListener::bind(listen)?;
+        let listener = bound(|| TcpListener::bind(listen))?;
         setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::milliseconds(LOOK))?;
         Ok(listener)
     };

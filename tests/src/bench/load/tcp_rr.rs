@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{Client, STALLED, Sample, Server, Session, WINDOW, describe};
 use crate::bench::bed::Ends;
+use crate::bound;
 
 #[derive(Debug)]
 pub(super) struct TcpRr {
@@ -23,7 +24,7 @@ pub(super) fn start(ends: &Ends, flows: usize, cpu: usize) -> Result<TcpRr> {
     let server = Server::start(
         &ends.server,
         cpu,
-        move || Ok(TcpListener::bind(listen)?),
+        move || Ok(bound(|| TcpListener::bind(listen))?),
         move |listener, _| respond(&listener, flows),
     )?;
     let client = Client::start(&ends.client, cpu, move || {

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use super::{Client, Sample, Server, Session, WINDOW, is_timeout};
 use crate::bench::bed::Ends;
+use crate::bound;
 
 /// A datagram without an answer for so long is lost.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -26,7 +27,7 @@ pub(super) struct UdpRr {
 pub(super) fn start(ends: &Ends, flows: usize, cpu: usize) -> Result<UdpRr> {
     let (listen, target) = (ends.listen, ends.target);
     let bind = move || {
-        let socket = UdpSocket::bind(listen)?;
+        let socket = bound(|| UdpSocket::bind(listen))?;
         socket.set_read_timeout(Some(LOOK))?;
         Ok(socket)
     };
