@@ -85,8 +85,24 @@ fn watch_ports(node: &Node, stop: &Arc<AtomicBool>) -> thread::JoinHandle<anyhow
     })
 }
 
-/// Puts `count` veths into the bridge, one after the other or all at once, and returns how long each waited for its
-/// entry, the shortest wait first.
+/// Notes when each entry appears, until there are `count`.
+fn note_entries(node: &Node, seen: &mut Times, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let now = endpoints(node).unwrap();
+        for port in now.keys() {
+            seen.entry(*port).or_insert_with(Instant::now);
+        }
+        if now.len() >= count {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} of {count} entries", now.len());
+        thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// Puts `count` veths into the bridge, all at once or each when the one before it is served, and returns how long each
+/// waited for its entry, the shortest wait first.
 fn latencies(node: &Node, prefix: &str, count: usize, at_once: bool) -> Vec<Duration> {
     let name = |number: usize| format!("{prefix}{number}");
     let add: Vec<_> = (0..count)
@@ -101,35 +117,18 @@ fn latencies(node: &Node, prefix: &str, count: usize, at_once: bool) -> Vec<Dura
         .map(|n| format!("link set {} master cni0 up", name(n)))
         .collect();
     let mut seen = Times::new();
-    thread::scope(|scope| {
-        let plugging = scope.spawn(|| {
-            if at_once {
-                node.space().ip_batch(&[], &plug).unwrap();
-            } else {
-                for line in &plug {
-                    node.run(&format!("ip {line}")).unwrap();
-                    thread::sleep(Duration::from_millis(20));
-                }
-            }
+    if at_once {
+        thread::scope(|scope| {
+            let plugging = scope.spawn(|| node.space().ip_batch(&[], &plug).unwrap());
+            note_entries(node, &mut seen, before + count);
+            plugging.join().unwrap();
         });
-        eventually(Duration::from_secs(30), "every pod's entry", || {
-            loop {
-                let now = endpoints(node)?;
-                for port in now.keys() {
-                    seen.entry(*port).or_insert_with(Instant::now);
-                }
-                ensure!(
-                    now.len() < before + count || plugging.is_finished(),
-                    "still plugging"
-                );
-                if now.len() >= before + count {
-                    return Ok(());
-                }
-                thread::sleep(Duration::from_millis(3));
-            }
-        })
-        .unwrap();
-    });
+    } else {
+        for (line, served) in plug.iter().zip(before + 1..) {
+            node.run(&format!("ip {line}")).unwrap();
+            note_entries(node, &mut seen, served);
+        }
+    }
     stop.store(true, Ordering::Relaxed);
     let appeared = watcher.join().unwrap().unwrap();
     let mut latencies: Vec<_> = (0..count)
