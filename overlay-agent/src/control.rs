@@ -30,7 +30,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until};
 
 use self::kernel::Kernel;
-use self::pass::{Compared, Comparison, Controller, Focused, Observation};
+use self::pass::{Compared, Comparison, Controller, Observation, Outcome};
 use self::schedule::Schedule;
 
 /// Lease events that one focused pass takes together, when they wait.
@@ -76,8 +76,8 @@ pub async fn run<K: Kernel>(
                         let outcome = controller.finish(*compared).await;
                         let now = Instant::now();
                         match outcome {
-                            Focused::Done(retry) => schedule.passed(now, retry),
-                            Focused::NeedsAll => {
+                            Outcome::Done(retry) => schedule.passed(now, retry),
+                            Outcome::NeedsAll => {
                                 schedule.passed(now, None);
                                 schedule.leases_changed(now);
                             }
@@ -97,10 +97,10 @@ pub async fn run<K: Kernel>(
                     controller.apply(event);
                     take(&mut controller, &mut leases, BATCH - 1);
                     match controller.focused().await {
-                        Focused::Done(retry) => schedule.retry_at(retry),
+                        Outcome::Done(retry) => schedule.retry_at(retry),
                         // The whole pass that is under way knows of it, or looks at it when it ends.
-                        Focused::NeedsAll if is_under_way => {}
-                        Focused::NeedsAll => schedule.leases_changed(Instant::now()),
+                        Outcome::NeedsAll if is_under_way => {}
+                        Outcome::NeedsAll => schedule.leases_changed(Instant::now()),
                     }
                 }
             }

@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use overlay_core::action::{Action, DataplaneAction, KernelAction, Step};
-use overlay_core::desired::{Desired, Problem, desired};
-use overlay_core::diff;
+use overlay_core::desired::{Desired, Problem};
 use overlay_core::focus::{self, Baseline, Changes};
 use overlay_core::model::{LeaseEvent, NodeFacts, Settings};
 use overlay_core::observed::{Links, Observed};
@@ -22,7 +21,7 @@ use tokio::time::Instant;
 
 pub use self::compare::{Compared, Comparison};
 use self::compare::{Found, apply};
-pub use self::focused::{Focused, LIMIT};
+pub use self::focused::LIMIT;
 use super::backoff::{self, Jitter};
 use super::execute::{Report, Scope, execute};
 use super::groups::Group;
@@ -65,13 +64,21 @@ pub async fn plan<K: Kernel>(kernel: &mut K, view: &View, settings: &Settings) -
         .observe()
         .await
         .context("cannot read the state of this node")?;
-    let desired = desired(view, &facts, settings)?;
-    let steps = diff::plan(&desired, &observed)?;
+    let Found { desired, steps, .. } = Found::new(view, settings, &facts, &observed)?;
     Ok(Plan {
         desired,
         observed,
         steps,
     })
+}
+
+/// What became of a pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Everything that has changed is in the kernel, or has failed and is due again then.
+    Done(Option<Instant>),
+    /// Only a whole pass can tell what is to be done.
+    NeedsAll,
 }
 
 /// A look at the node that is under way.
@@ -169,10 +176,10 @@ impl<K: Kernel> Controller<K> {
     }
 
     /// Ends a whole pass: acts, and looks once more at the leases that have changed since the comparison began.
-    pub async fn finish(&mut self, compared: Result<Compared>) -> Focused {
+    pub async fn finish(&mut self, compared: Result<Compared>) -> Outcome {
         let retry = self.conclude(compared).await;
         if self.baseline.is_none() || self.changes.is_empty() {
-            return Focused::Done(retry);
+            return Outcome::Done(retry);
         }
         self.focused().await
     }

@@ -6,7 +6,7 @@ use overlay_core::desired::Problem;
 use overlay_core::focus::{self, Changes, FocusedPlan, is_about_peers};
 use tokio::time::Instant;
 
-use super::{Controller, done, links};
+use super::{Controller, Outcome, done, links};
 use crate::control::execute::{Scope, execute};
 use crate::control::kernel::Kernel;
 use crate::control::say::say_problems;
@@ -15,28 +15,19 @@ use crate::control::summary::summary;
 /// Leases that one focused pass looks at, at most: beyond that looking at everything is no worse.
 pub const LIMIT: usize = 256;
 
-/// What became of a pass.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Focused {
-    /// Everything that has changed is in the kernel, or has failed and is due again then.
-    Done(Option<Instant>),
-    /// Only a whole pass can tell what is to be done.
-    NeedsAll,
-}
-
 impl<K: Kernel> Controller<K> {
     /// Brings the node in line with the leases that have changed, without looking at it. The cost does not grow with the
     /// cluster.
-    pub async fn focused(&mut self) -> Focused {
+    pub async fn focused(&mut self) -> Outcome {
         let start = Instant::now();
         if self.changes.is_empty() {
             return match self.baseline {
-                Some(_) => Focused::Done(self.retries.next()),
-                None => Focused::NeedsAll,
+                Some(_) => Outcome::Done(self.retries.next()),
+                None => Outcome::NeedsAll,
             };
         }
         let Some(plan) = self.focused_plan() else {
-            return Focused::NeedsAll;
+            return Outcome::NeedsAll;
         };
         self.changes = Changes::default();
         let FocusedPlan {
@@ -81,7 +72,7 @@ impl<K: Kernel> Controller<K> {
                 });
             }
         }
-        Focused::Done(self.retries.next())
+        Outcome::Done(self.retries.next())
     }
 
     fn focused_plan(&self) -> Option<FocusedPlan> {

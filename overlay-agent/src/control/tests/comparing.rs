@@ -38,7 +38,7 @@ impl Steps {
             self.controller.focused().await;
         }
         let compared = comparison.await;
-        assert_eq!(self.controller.finish(compared).await, Focused::Done(None));
+        assert_eq!(self.controller.finish(compared).await, Outcome::Done(None));
     }
 
     /// What was done since the last comparison began.
@@ -108,7 +108,7 @@ async fn a_node_that_nobody_looked_at_meanwhile_is_looked_at_afterwards() {
     steps.pass(Some(upsert(lease(3))), false).await;
     assert_eq!(steps.peers(), (2, 2));
     steps.controller.apply(remove(3));
-    assert_eq!(steps.controller.focused().await, Focused::Done(None));
+    assert_eq!(steps.controller.focused().await, Outcome::Done(None));
     assert_eq!(steps.peers(), (1, 1));
 }
 
@@ -122,7 +122,7 @@ async fn an_own_lease_that_has_changed_meanwhile_is_not_published_before_it_is_t
     let seen = steps.controller.begin().unwrap().await;
     let comparison = steps.controller.compare(seen);
     steps.controller.apply(upsert(own));
-    assert_eq!(steps.controller.focused().await, Focused::NeedsAll);
+    assert_eq!(steps.controller.focused().await, Outcome::NeedsAll);
     let compared = comparison.await;
     steps.controller.finish(compared).await;
     let published = steps.controller.state().borrow().device.clone().unwrap().subnet;
