@@ -19,7 +19,8 @@ use crate::wait::eventually;
 /// Where a node keeps its leases, configuration and logs, on the tmpfs that only the node has.
 pub const DIRECTORY: &str = "/run/testbed";
 
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// A new network namespace waits for the ends of others, which have connections by the ten thousand to forget.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The process ID is read before the node's own /proc hides it.

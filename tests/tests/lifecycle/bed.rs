@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use overlay_testbed::exec::Output;
 use overlay_testbed::traffic::{PingOptions, UdpEcho, UdpStream, ping};
-use overlay_testbed::{AgentOptions, Lease, Leases, Mac, Node, Testbed, eventually};
+use overlay_testbed::{Agent, AgentOptions, Lease, Leases, Mac, Node, Testbed, eventually};
 use serde_json::Value;
 
 pub(crate) const DEVICE: &str = "flannel.1";
@@ -42,6 +42,20 @@ pub(crate) fn with_absent(testbed: &Testbed, count: u8) -> Leases {
     let mut leases = testbed.leases();
     (1..=count).for_each(|number| leases.join(absent(number)));
     leases
+}
+
+/// The only node, which has the leases of itself and of `absent` more.
+pub(crate) fn with_leases(testbed: &Testbed, absent: u8) -> (&Node, Leases) {
+    let (node, leases) = (testbed.node(1).unwrap(), with_absent(testbed, absent));
+    node.write_leases(&leases).unwrap();
+    (node, leases)
+}
+
+/// An agent that has programmed the peers of `leases`, which the node has.
+pub(crate) fn start(node: &Node, leases: &Leases) -> Agent {
+    let agent = node.start_agent(&options()).unwrap();
+    wait_for_peers(node, leases);
+    agent
 }
 
 /// Runs a verb of the agent that must succeed.

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use overlay_testbed::{Lease, Leases, Mac};
 
 use crate::bed::{
-    DEVICE, PINS, Peers, absent, assert_settled, command, options, plan, testbed, wait_for_peers, with_absent,
+    DEVICE, PINS, Peers, absent, assert_settled, command, options, plan, testbed, wait_for_peers, with_leases,
 };
 use crate::foreign;
 
@@ -94,9 +94,7 @@ fn random_leases_converge_in_one_pass_and_foreign_objects_survive() {
     println!("{SEED}={seed} repeats this run");
     let mut random = Random(seed);
     let testbed = testbed(1);
-    let node = testbed.node(1).unwrap();
-    let mut leases = with_absent(&testbed, 8);
-    node.write_leases(&leases).unwrap();
+    let (node, mut leases) = with_leases(&testbed, 8);
     let options = options();
     let agent = node.start_agent(&options).unwrap();
     foreign::plant(node);

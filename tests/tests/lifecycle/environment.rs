@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use overlay_testbed::exec::{Output, Process};
 use overlay_testbed::{AgentOptions, Leases, Node, Testbed, agent, eventually};
 
-use crate::bed::{DEVICE, command, options, testbed, verb, wait_for_peers, with_absent, with_files};
+use crate::bed::{DEVICE, command, options, start, testbed, verb, wait_for_peers, with_files, with_leases};
 
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -66,8 +66,7 @@ impl Started {
 
 /// A node with its files and without an agent.
 fn prepared(testbed: &Testbed) -> (&Node, Leases) {
-    let (node, leases) = (testbed.node(1).unwrap(), with_absent(testbed, 2));
-    node.write_leases(&leases).unwrap();
+    let (node, leases) = with_leases(testbed, 2);
     node.write_file(AgentOptions::NET_CONF, &AgentOptions::default().net_conf)
         .unwrap();
     (node, leases)
@@ -307,7 +306,6 @@ fn missing_rights_are_named() {
     );
     agent.stop();
     // With them the work is done.
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &leases);
+    let agent = start(node, &leases);
     agent.stop().unwrap();
 }

@@ -3,7 +3,7 @@
 use overlay_testbed::AgentOptions;
 use serde_json::json;
 
-use crate::bed::{PINS, command, options, pinned, testbed, verb, wait_for_peers, with_absent};
+use crate::bed::{PINS, command, options, pinned, start, testbed, verb, wait_for_peers, with_leases};
 
 const OTHER_PINS: &str = "/sys/fs/bpf/other";
 
@@ -11,11 +11,8 @@ const OTHER_PINS: &str = "/sys/fs/bpf/other";
 #[test]
 fn a_pin_directory_belongs_to_one_agent() {
     let testbed = testbed(1);
-    let node = testbed.node(1).unwrap();
-    let leases = with_absent(&testbed, 2);
-    node.write_leases(&leases).unwrap();
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &leases);
+    let (node, leases) = with_leases(&testbed, 2);
+    let agent = start(node, &leases);
     let pins = pinned(node);
 
     let conf = options()

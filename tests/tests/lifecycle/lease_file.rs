@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use overlay_testbed::{Agent, AgentOptions, Lease, Leases, Testbed, eventually};
 
-use crate::bed::{Peers, SOON, Traffic, absent, options, testbed, wait_for_peers, with_absent};
+use crate::bed::{
+    Peers, SOON, Traffic, absent, options, start, testbed, wait_for_peers, with_absent, with_leases,
+};
 
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -214,11 +216,8 @@ fn serves(testbed: &Testbed, agent: &Agent, served: &Leases, conflicting: &[Leas
 #[test]
 fn of_two_leases_that_conflict_the_first_counts_and_both_are_named() {
     let testbed = testbed(1);
-    let node = testbed.node(1).unwrap();
-    let served = with_absent(&testbed, 4);
-    node.write_leases(&served).unwrap();
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &served);
+    let (node, served) = with_leases(&testbed, 4);
+    let agent = start(node, &served);
     let [same_mac, same_subnet, own_subnet, same_address, outside] = [11, 12, 13, 14, 15].map(absent);
     let conflicting = [
         Lease {

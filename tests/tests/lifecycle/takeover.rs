@@ -6,8 +6,7 @@ use std::time::Duration;
 use overlay_testbed::Testbed;
 
 use crate::bed::{
-    DEVICE, PINS, Peers, Traffic, assert_reach, assert_settled, command, ifindex, options, testbed,
-    wait_for_peers,
+    DEVICE, PINS, Peers, Traffic, assert_reach, assert_settled, command, ifindex, options, start, testbed,
 };
 
 const WHILE: Duration = Duration::from_millis(400);
@@ -37,8 +36,7 @@ fn flannels_node_is_taken_over_and_given_back_without_a_lost_packet() {
     assert_ne!(Peers::of_kernel(node).unwrap(), clean);
 
     let traffic = both_ways(&testbed);
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &leases);
+    let agent = start(node, &leases);
     sleep(WHILE);
     traffic.into_iter().for_each(Traffic::stop);
     assert_eq!(ifindex(node), before, "the device was adopted");

@@ -5,7 +5,7 @@ use overlay_common::config::FLAG_ROUTES_BY_PORT;
 use overlay_testbed::{Agent, Node, eventually};
 
 use crate::bed::{
-    DEVICE, PINS, Peers, SOON, command, ifindex, options, testbed, verb, wait_for_peers, with_absent,
+    DEVICE, PINS, Peers, SOON, command, ifindex, options, start, testbed, verb, wait_for_peers, with_leases,
 };
 
 /// `local` and `dev` of the overlay device.
@@ -41,11 +41,8 @@ fn moved(agent: &Agent) -> usize {
 #[test]
 fn where_ports_choose_routes_the_programs_know() {
     let testbed = testbed(1);
-    let node = testbed.node(1).unwrap();
-    let leases = with_absent(&testbed, 2);
-    node.write_leases(&leases).unwrap();
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &leases);
+    let (node, leases) = with_leases(&testbed, 2);
+    let agent = start(node, &leases);
     assert!(!routes_by_port(node).unwrap());
     for (change, expected) in [
         (
@@ -72,15 +69,12 @@ fn where_ports_choose_routes_the_programs_know() {
 #[test]
 fn the_overlay_stays_where_it_is() {
     let testbed = testbed(1);
-    let node = testbed.node(1).unwrap();
-    let leases = with_absent(&testbed, 2);
-    node.write_leases(&leases).unwrap();
+    let (node, leases) = with_leases(&testbed, 2);
     node.run("ip route add default via 192.168.0.254 metric 100")
         .unwrap();
     node.run("ip route delete default via 192.168.0.254 metric 0")
         .unwrap();
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &leases);
+    let agent = start(node, &leases);
     let (index, at) = (ifindex(node), place(node).unwrap());
     assert_eq!(at, ("192.168.0.1".to_owned(), "eth0".to_owned()));
 
@@ -126,11 +120,8 @@ fn the_overlay_stays_where_it_is() {
 #[test]
 fn without_ethernet_headers_the_kernel_carries_everything() {
     let testbed = testbed(1);
-    let node = testbed.node(1).unwrap();
-    let leases = with_absent(&testbed, 2);
-    node.write_leases(&leases).unwrap();
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &leases);
+    let (node, leases) = with_leases(&testbed, 2);
+    let agent = start(node, &leases);
     agent.stop().unwrap();
     node.run("ip tuntap add tun9 mode tun").unwrap();
     node.run("ip address add 172.30.0.1/24 dev tun9").unwrap();

@@ -6,17 +6,14 @@ use std::time::Duration;
 use anyhow::ensure;
 use overlay_testbed::eventually;
 
-use crate::bed::{PINS, Peers, SOON, options, testbed, wait_for_peers, with_absent};
+use crate::bed::{PINS, Peers, SOON, options, start, testbed, wait_for_peers, with_absent, with_leases};
 
 // Seen red with the error of the observation ending the pass.
 #[test]
 fn peers_are_programmed_in_the_kernel_all_the_same() {
     let testbed = testbed(1);
-    let node = testbed.node(1).unwrap();
-    let leases = with_absent(&testbed, 2);
-    node.write_leases(&leases).unwrap();
-    let agent = node.start_agent(&options()).unwrap();
-    wait_for_peers(node, &leases);
+    let (node, leases) = with_leases(&testbed, 2);
+    let agent = start(node, &leases);
     agent.stop().unwrap();
 
     let pin = format!("{PINS}/links/vtep_egress");
