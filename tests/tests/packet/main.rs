@@ -15,6 +15,8 @@ mod egress;
 #[cfg(test)]
 mod egress_left_alone;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
 mod flows;
 #[cfg(test)]
 mod frames;

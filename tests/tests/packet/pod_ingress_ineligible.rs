@@ -3,44 +3,27 @@
 use std::collections::BTreeMap;
 
 use overlay_common::config::{ABI_VERSION, Config, FLAG_FASTPATH};
-use overlay_common::flow::{ENDPOINT_FAST, RETRY_AFTER_END, RETRY_PATIENCE, Retry};
+use overlay_common::flow::ENDPOINT_FAST;
 use overlay_common::reason::Reason;
 use overlay_testbed::packet::{
     ETHERTYPE_ARP, ETHERTYPE_IPV6, Ethernet, Frame, Ipv4, Layer4, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
     Tcp,
 };
 
-use crate::bed::memory::now;
 use crate::bed::{Bed, Context, INSIDE, OTHER_POD, PASS, REDIRECT, ifindex, send_out_of};
-use crate::flows::{
-    DEVICE_EPOCH, Flow, KINDS, MS, TCP, TCP_SERVICE, UDP, fast_config, on_pod, with_fast_bed,
-};
+use crate::ending::Side;
+use crate::flows::{DEVICE_EPOCH, Flow, KINDS, TCP, TCP_SERVICE, UDP, fast_config, on_pod, with_fast_bed};
 use crate::frames::{left_to_kernel, untouched};
 
-/// Makes both directions of the flow usable, and its next miss a marked one.
-fn establish(bed: &mut Bed, flow: &Flow) {
-    bed.set_egress_flow(&flow.pod_key(), flow.egress_entry());
-    bed.set_ingress_flow(&flow.peer_key(), flow.ingress_entry());
-    bed.set_retry(&flow.pod_key(), due(flow));
-}
-
-fn due(flow: &Flow) -> Retry {
-    Retry {
-        tag: flow.pod_key().tag(),
-        count: RETRY_PATIENCE,
-        until: 0,
-    }
-}
-
 fn assert_ineligible(bed: &mut Bed, flow: &Flow, frame: &[u8]) {
-    establish(bed, flow);
+    Side::Pod.establish(bed, flow);
     let before = bed.memory();
     assert_eq!(
         bed.pod_ingress(frame, on_pod()),
         left_to_kernel(frame, Reason::PodIneligible)
     );
     assert_eq!(bed.memory(), before);
-    assert_eq!(bed.retry(&flow.pod_key()), due(flow));
+    assert_eq!(bed.retry(&flow.pod_key()), Side::Pod.due(flow));
     assert_eq!(
         bed.pod_ingress(&flow.sent_by_pod().bytes(), on_pod()).verdict,
         REDIRECT,
@@ -57,14 +40,6 @@ fn with_ip(flow: &Flow, change: impl FnOnce(&mut Ipv4)) -> Vec<u8> {
 fn with_eth(flow: &Flow, change: impl FnOnce(&mut Ethernet)) -> Vec<u8> {
     let mut frame = flow.sent_by_pod();
     change(&mut frame.eth);
-    frame.bytes()
-}
-
-fn with_flags(flow: &Flow, flags: u8) -> Vec<u8> {
-    let mut frame = flow.sent_by_pod();
-    if let Layer4::Tcp(tcp) = &mut frame.layer4 {
-        tcp.flags = flags;
-    }
     frame.bytes()
 }
 
@@ -145,7 +120,7 @@ fn frames_that_are_not_ipv4() {
 #[test]
 fn a_tag_that_the_kernel_has_taken_off() {
     with_fast_bed(|bed| {
-        establish(bed, &UDP);
+        Side::Pod.establish(bed, &UDP);
         bed.attach_pod_ingress();
         for vlan in [7, 0] {
             let frame = with_eth(&UDP, |eth| eth.vlan = Some(vlan));
@@ -200,7 +175,7 @@ fn tcp_headers_that_are_too_short() {
     with_fast_bed(|bed| {
         for words in 0..5 {
             for flags in [Tcp::ACK, Tcp::SYN, Tcp::RST] {
-                let mut frame = with_flags(&TCP, flags);
+                let mut frame = Side::Pod.with_flags(&TCP, flags);
                 frame[46] = words << 4;
                 assert_ineligible(bed, &TCP, &frame);
             }
@@ -222,102 +197,18 @@ fn the_end_of_a_flow_by_another_device() {
             ..Context::default()
         };
         for flow in [TCP, TCP_SERVICE] {
-            establish(bed, &flow);
+            Side::Pod.establish(bed, &flow);
             let before = bed.memory();
             for flags in [Tcp::SYN, Tcp::FIN | Tcp::ACK, Tcp::RST] {
-                let frame = with_flags(&flow, flags);
+                let frame = Side::Pod.with_flags(&flow, flags);
                 assert_eq!(
                     bed.pod_ingress(&frame, there),
                     left_to_kernel(&frame, Reason::PodIneligible)
                 );
                 assert_eq!(bed.memory(), before);
-                assert_eq!(bed.retry(&flow.pod_key()), due(&flow));
+                assert_eq!(bed.retry(&flow.pod_key()), Side::Pod.due(&flow));
             }
-            assert_ends(bed, &flow, Tcp::RST);
-        }
-    });
-}
-
-#[test]
-fn tcp_without_an_acknowledgement_ends_nothing() {
-    with_fast_bed(|bed| {
-        for flags in [0, Tcp::PSH, 0x20, 0xc0] {
-            assert_ineligible(bed, &TCP, &with_flags(&TCP, flags));
-        }
-    });
-}
-
-/// Both entries are gone, and the packet itself is left to the stack.
-fn assert_ends(bed: &mut Bed, flow: &Flow, flags: u8) {
-    establish(bed, flow);
-    let other = UDP;
-    establish(bed, &other);
-    let frame = with_flags(flow, flags);
-    let before = bed.memory();
-    assert_eq!(
-        bed.pod_ingress(&frame, on_pod()),
-        untouched(&frame, PASS, &[Reason::PodIneligible, Reason::EgressEnded])
-    );
-    let mut expected = before;
-    expected.egress.remove(&flow.pod_key()).expect("it was there");
-    expected.ingress.remove(&flow.peer_key()).expect("it was there");
-    assert_eq!(bed.memory(), expected, "no other flow is concerned");
-    // The second time there is nothing to end.
-    assert_eq!(
-        bed.pod_ingress(&frame, on_pod()),
-        left_to_kernel(&frame, Reason::PodIneligible)
-    );
-}
-
-#[test]
-fn a_syn_ends_the_flow_and_starts_the_count_again() {
-    with_fast_bed(|bed| {
-        for flow in [TCP, TCP_SERVICE] {
-            for flags in [
-                Tcp::SYN,
-                Tcp::SYN | Tcp::ACK,
-                Tcp::SYN | Tcp::FIN,
-                Tcp::SYN | Tcp::RST,
-                0x3f,
-            ] {
-                assert_ends(bed, &flow, flags);
-                let again = Retry {
-                    count: 0,
-                    ..due(&flow)
-                };
-                assert_eq!(bed.retry(&flow.pod_key()), again);
-            }
-        }
-    });
-}
-
-#[test]
-fn a_fin_or_rst_ends_the_flow_and_the_last_packets_do_not_try_again() {
-    with_fast_bed(|bed| {
-        for flow in [TCP, TCP_SERVICE] {
-            for flags in [
-                Tcp::FIN,
-                Tcp::FIN | Tcp::ACK,
-                Tcp::FIN | Tcp::PSH | Tcp::ACK,
-                Tcp::RST,
-                Tcp::RST | Tcp::ACK,
-                Tcp::FIN | Tcp::RST,
-            ] {
-                let start = now();
-                assert_ends(bed, &flow, flags);
-                let retry = bed.retry(&flow.pod_key());
-                assert_eq!(
-                    (retry.tag, retry.count),
-                    (flow.pod_key().tag(), RETRY_PATIENCE + 1)
-                );
-                // The coarse clock is up to a tick behind.
-                assert!((start - 10 * MS..now()).contains(&(retry.until - RETRY_AFTER_END)));
-                let last = flow.sent_by_pod().bytes();
-                assert_eq!(
-                    bed.pod_ingress(&last, on_pod()),
-                    left_to_kernel(&last, Reason::PodMiss)
-                );
-            }
+            Side::Pod.assert_ends(bed, &flow, Tcp::RST);
         }
     });
 }
@@ -325,7 +216,7 @@ fn a_fin_or_rst_ends_the_flow_and_the_last_packets_do_not_try_again() {
 #[test]
 fn a_udp_payload_is_no_tcp_header() {
     with_fast_bed(|bed| {
-        establish(bed, &UDP);
+        Side::Pod.establish(bed, &UDP);
         let mut frame = UDP.sent_by_pod();
         if let Layer4::Udp(udp) = &mut frame.layer4 {
             udp.payload = vec![0xff; 40];
@@ -338,7 +229,7 @@ fn a_udp_payload_is_no_tcp_header() {
 fn nothing_is_even_counted_while_the_fast_path_is_off() {
     with_fast_bed(|bed| {
         let on = fast_config(bed);
-        establish(bed, &TCP);
+        Side::Pod.establish(bed, &TCP);
         let before = bed.memory();
         for config in [
             Config {
@@ -352,7 +243,7 @@ fn nothing_is_even_counted_while_the_fast_path_is_off() {
             },
         ] {
             bed.configure(config);
-            for frame in [TCP.sent_by_pod().bytes(), with_flags(&TCP, Tcp::SYN)] {
+            for frame in [TCP.sent_by_pod().bytes(), Side::Pod.with_flags(&TCP, Tcp::SYN)] {
                 assert_eq!(bed.pod_ingress(&frame, on_pod()), untouched(&frame, PASS, &[]));
             }
             assert_eq!(bed.memory(), before);

@@ -3,43 +3,26 @@
 use std::collections::BTreeMap;
 
 use overlay_common::config::{Config, FLAG_ENFORCE_PEERS, FLAG_FASTPATH, FLAG_PORT_SHARED};
-use overlay_common::flow::{FLOW_SHORTCUT, IngressFlow, RETRY_AFTER_END, RETRY_PATIENCE, Retry};
+use overlay_common::flow::{FLOW_SHORTCUT, IngressFlow};
 use overlay_common::reason::Reason;
 use overlay_testbed::packet::{
     ETHERTYPE_ARP, Frame, Ipv4, Layer4, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, Tcp, Vxlan, VxlanFrame,
 };
 
-use crate::bed::memory::now;
 use crate::bed::{
     Bed, Context, DROP, FAR, NEAR, OTHER_LOCAL, Outcome, PASS, REDIRECT, VTEP, addr, send_out_of,
 };
-use crate::flows::{
-    FOREIGN_MARK, Flow, MS, TCP, TCP_SERVICE, UDP, fast_config, mark, tunnelled, with_fast_bed,
-};
+use crate::ending::Side;
+use crate::flows::{FOREIGN_MARK, Flow, TCP, TCP_SERVICE, UDP, fast_config, mark, tunnelled, with_fast_bed};
 use crate::frames::{HEADERS, accepted, untouched};
-
-/// Makes both directions of the flow usable, and its next miss a marked one.
-fn establish(bed: &mut Bed, flow: &Flow) {
-    bed.set_egress_flow(&flow.pod_key(), flow.egress_entry());
-    bed.set_ingress_flow(&flow.peer_key(), flow.ingress_entry());
-    bed.set_retry(&flow.peer_key(), due(flow));
-}
-
-fn due(flow: &Flow) -> Retry {
-    Retry {
-        tag: flow.peer_key().tag(),
-        count: RETRY_PATIENCE,
-        until: 0,
-    }
-}
 
 /// Asserts the outcome, that nothing was written, and that the flow itself is fast.
 fn assert_slow(bed: &mut Bed, flow: &Flow, tunnel: &[u8], expected: &Outcome) {
-    establish(bed, flow);
+    Side::Peer.establish(bed, flow);
     let before = bed.memory();
     assert_eq!(bed.ingress(tunnel), *expected);
     assert_eq!(bed.memory(), before);
-    assert_eq!(bed.retry(&flow.peer_key()), due(flow));
+    assert_eq!(bed.retry(&flow.peer_key()), Side::Peer.due(flow));
     assert_eq!(bed.ingress(&flow.sent_by_peer().bytes()).verdict, REDIRECT);
 }
 
@@ -101,7 +84,7 @@ fn inner_tcp_headers_that_are_too_short() {
     with_fast_bed(|bed| {
         for words in 0..5 {
             for flags in [Tcp::ACK, Tcp::SYN, Tcp::RST] {
-                let mut tunnel = with_flags(&TCP, flags);
+                let mut tunnel = Side::Peer.with_flags(&TCP, flags);
                 tunnel[HEADERS + 32] = words << 4;
                 assert_slow(bed, &TCP, &tunnel, &accepted(&tunnel, &NEAR));
             }
@@ -129,7 +112,7 @@ fn a_priority_tag() {
         let mut tagged = UDP.sent_by_peer();
         tagged.eth.vlan = Some(0);
         let tagged = tagged.bytes();
-        establish(bed, &UDP);
+        Side::Peer.establish(bed, &UDP);
         let (counters, _) = bed.count_until(Reason::Accepted, |_| send_out_of("wire0", &tagged));
         let plain = UDP.sent_by_peer().bytes();
         let accepted = BTreeMap::from([("accepted", (1, plain.len() as u64))]);
@@ -140,89 +123,11 @@ fn a_priority_tag() {
     });
 }
 
-fn with_flags(flow: &Flow, flags: u8) -> Vec<u8> {
-    let mut inner = flow.inside_tunnel();
-    if let Layer4::Tcp(tcp) = &mut inner.layer4 {
-        tcp.flags = flags;
-    }
-    tunnelled(&NEAR, &inner).bytes()
-}
-
-#[test]
-fn tcp_without_an_acknowledgement_ends_nothing() {
-    with_fast_bed(|bed| {
-        for flags in [0, Tcp::PSH, 0x20, 0xc0] {
-            let tunnel = with_flags(&TCP, flags);
-            assert_slow(bed, &TCP, &tunnel, &accepted(&tunnel, &NEAR));
-        }
-    });
-}
-
-/// Both entries are gone, and the packet itself is left to the stack.
-fn assert_ends(bed: &mut Bed, flow: &Flow, flags: u8) {
-    establish(bed, flow);
-    establish(bed, &UDP);
-    let tunnel = with_flags(flow, flags);
-    let mut expected = bed.memory();
-    let mut outcome = accepted(&tunnel, &NEAR);
-    outcome
-        .counters
-        .insert(Reason::IngressEnded.label(), (1, tunnel.len() as u64));
-    assert_eq!(bed.ingress(&tunnel), outcome);
-    expected.egress.remove(&flow.pod_key()).expect("it was there");
-    expected.ingress.remove(&flow.peer_key()).expect("it was there");
-    assert_eq!(bed.memory(), expected, "no other flow is concerned");
-    // The second time there is nothing to end.
-    assert_eq!(bed.ingress(&tunnel), accepted(&tunnel, &NEAR));
-}
-
-#[test]
-fn a_syn_ends_the_flow_and_starts_the_count_again() {
-    with_fast_bed(|bed| {
-        for flow in [TCP, TCP_SERVICE] {
-            for flags in [Tcp::SYN, Tcp::SYN | Tcp::ACK, Tcp::SYN | Tcp::RST, 0x3f] {
-                assert_ends(bed, &flow, flags);
-                let again = Retry {
-                    count: 0,
-                    ..due(&flow)
-                };
-                assert_eq!(bed.retry(&flow.peer_key()), again);
-            }
-        }
-    });
-}
-
-#[test]
-fn a_fin_or_rst_ends_the_flow_and_the_last_packets_do_not_try_again() {
-    with_fast_bed(|bed| {
-        for flow in [TCP, TCP_SERVICE] {
-            for flags in [
-                Tcp::FIN,
-                Tcp::FIN | Tcp::ACK,
-                Tcp::FIN | Tcp::PSH | Tcp::ACK,
-                Tcp::RST,
-                Tcp::RST | Tcp::ACK,
-            ] {
-                let start = now();
-                assert_ends(bed, &flow, flags);
-                let retry = bed.retry(&flow.peer_key());
-                assert_eq!(
-                    (retry.tag, retry.count),
-                    (flow.peer_key().tag(), RETRY_PATIENCE + 1)
-                );
-                assert!((start - 10 * MS..=now()).contains(&(retry.until - RETRY_AFTER_END)));
-                let last = flow.sent_by_peer().bytes();
-                assert_eq!(bed.ingress(&last), accepted(&last, &NEAR));
-            }
-        }
-    });
-}
-
 /// A stranger must not be able to end a flow.
 #[test]
 fn a_refused_packet_ends_nothing() {
     with_fast_bed(|bed| {
-        establish(bed, &TCP);
+        Side::Peer.establish(bed, &TCP);
         let before = bed.memory();
         let mut inner = TCP.inside_tunnel();
         if let Layer4::Tcp(tcp) = &mut inner.layer4 {
@@ -237,7 +142,7 @@ fn a_refused_packet_ends_nothing() {
             let bytes = spoofed.bytes();
             assert_eq!(bed.ingress(&bytes), untouched(&bytes, DROP, &[reason]));
             assert_eq!(bed.memory(), before);
-            assert_eq!(bed.retry(&TCP.peer_key()), due(&TCP));
+            assert_eq!(bed.retry(&TCP.peer_key()), Side::Peer.due(&TCP));
         }
     });
 }
@@ -254,12 +159,12 @@ fn the_same_flow_from_another_vtep() {
         let mut entry = UDP.ingress_entry();
         entry.vtep = addr(FAR.vtep);
         bed.set_ingress_flow(&UDP.peer_key(), entry);
-        bed.set_retry(&UDP.peer_key(), due(&UDP));
+        bed.set_retry(&UDP.peer_key(), Side::Peer.due(&UDP));
         let before = bed.memory();
         let tunnel = UDP.sent_by_peer().bytes();
         assert_eq!(bed.ingress(&tunnel), accepted(&tunnel, &NEAR));
         assert_eq!(bed.memory(), before);
-        assert_eq!(bed.retry(&UDP.peer_key()), due(&UDP));
+        assert_eq!(bed.retry(&UDP.peer_key()), Side::Peer.due(&UDP));
     });
 }
 
@@ -325,12 +230,12 @@ fn an_inner_destination_that_is_not_ours() {
 #[test]
 fn mark_bits_that_somebody_else_uses() {
     with_fast_bed(|bed| {
-        establish(bed, &TCP);
+        Side::Peer.establish(bed, &TCP);
         let before = bed.memory();
         for (number, tunnel) in [
             (0, TCP.sent_by_peer().bytes()),
             (100, TCP.sent_by_peer().bytes()),
-            (254, with_flags(&TCP, Tcp::RST)),
+            (254, Side::Peer.with_flags(&TCP, Tcp::RST)),
         ] {
             let context = Context {
                 mark: mark(number),
@@ -346,7 +251,7 @@ fn mark_bits_that_somebody_else_uses() {
 #[test]
 fn a_probe_goes_by_and_is_not_counted_for_the_peer() {
     with_fast_bed(|bed| {
-        establish(bed, &TCP);
+        Side::Peer.establish(bed, &TCP);
         let slot = bed.first_slot() + 2;
         let mut pending = TCP.ingress_pending(bed);
         bed.set_ticket(slot, pending);
@@ -379,12 +284,12 @@ fn a_flow_that_the_kernel_device_decapsulates() {
         let mut entry: IngressFlow = TCP.ingress_entry();
         entry.state |= FLOW_SHORTCUT;
         bed.set_ingress_flow(&TCP.peer_key(), entry);
-        bed.set_retry(&TCP.peer_key(), due(&TCP));
+        bed.set_retry(&TCP.peer_key(), Side::Peer.due(&TCP));
         let before = bed.memory();
         let tunnel = TCP.sent_by_peer().bytes();
         assert_eq!(bed.ingress(&tunnel), accepted(&tunnel, &NEAR));
         assert_eq!(bed.memory(), before);
-        assert_eq!(bed.retry(&TCP.peer_key()), due(&TCP));
+        assert_eq!(bed.retry(&TCP.peer_key()), Side::Peer.due(&TCP));
     });
 }
 
@@ -396,9 +301,9 @@ fn an_entry_is_not_used_while_the_fast_path_is_off() {
             flags: config.flags & !FLAG_FASTPATH,
             ..config
         });
-        establish(bed, &TCP);
+        Side::Peer.establish(bed, &TCP);
         let before = bed.memory();
-        for tunnel in [TCP.sent_by_peer().bytes(), with_flags(&TCP, Tcp::RST)] {
+        for tunnel in [TCP.sent_by_peer().bytes(), Side::Peer.with_flags(&TCP, Tcp::RST)] {
             assert_eq!(bed.ingress(&tunnel), accepted(&tunnel, &NEAR));
         }
         assert_eq!(bed.memory(), before);
@@ -409,7 +314,7 @@ fn an_entry_is_not_used_while_the_fast_path_is_off() {
 #[test]
 fn a_segment_that_ends_before_its_checksum() {
     with_fast_bed(|bed| {
-        establish(bed, &TCP_SERVICE);
+        Side::Peer.establish(bed, &TCP_SERVICE);
         let header = TCP_SERVICE.inside_tunnel().bytes()[34..].to_vec();
         let config = fast_config(bed);
         // It was not refused, so that it is not let through while refused packets are.
