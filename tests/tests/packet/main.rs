@@ -25,6 +25,8 @@ mod ingress;
 #[cfg(test)]
 mod ingress_refusals;
 #[cfg(test)]
+mod learning_refused;
+#[cfg(test)]
 mod moving_over;
 #[cfg(test)]
 mod pod_ingress_hit;

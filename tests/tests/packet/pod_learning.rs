@@ -3,12 +3,11 @@
 use overlay_common::config::{Config, FLAG_FASTPATH};
 use overlay_common::flow::{
     ENDPOINT_FAST, ENDPOINT_SHORTCUT, EgressFlow, FLOW_ACTIVE, FLOW_SHORTCUT, IngressFlow, PENDING_EGRESS,
-    PENDING_MAX_AGE, PENDING_PROBE, Pending, RETRY_PATIENCE, Retry,
+    PENDING_PROBE, Pending, RETRY_PATIENCE, Retry,
 };
 use overlay_common::reason::Reason;
-use overlay_testbed::packet::{Ipv4, PROTOCOL_TCP};
+use overlay_testbed::packet::PROTOCOL_TCP;
 
-use crate::bed::memory::now;
 use crate::bed::{Bed, Context, DROP, FAR, NEAR, OTHER_POD, Outcome, PASS, addr, ifindex, local_pod};
 use crate::flows::{
     DEVICE_EPOCH, FOREIGN_MARK, Flow, KINDS, TCP, TCP_SERVICE, UDP, UDP_SERVICE, changed, fast_config, mark,
@@ -111,7 +110,7 @@ fn assert_refused_with(
 }
 
 /// The packet is another one than what was noted: it goes its way, whoever's it is, and nothing is learned from it.
-fn assert_another(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
+pub(crate) fn assert_another(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
     assert_refused_with(bed, flow, pending, frame, |_| {});
     let probe = changed(pending, |pending| pending.kind |= PENDING_PROBE);
     assert_refused_with(bed, flow, probe, frame, |_| {});
@@ -119,7 +118,7 @@ fn assert_another(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
 }
 
 /// The packet goes its way, a copy ends here, and nothing is learned from it.
-fn assert_refused(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
+pub(crate) fn assert_refused(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
     assert_refused_with(bed, flow, pending, frame, |_| {});
     let before = bed.memory();
     let mut probe = pending;
@@ -254,45 +253,6 @@ fn a_destination_that_nat_has_changed() {
     });
 }
 
-/// The slot is that of another packet: each difference alone.
-#[test]
-fn a_packet_that_is_not_the_one_that_was_noted() {
-    let changes: [fn(&mut Pending); 5] = [
-        |pending| pending.key.protocol ^= 23, // 17 (UDP) and 6 (TCP)
-        |pending| pending.sequence[0] ^= 1,
-        |pending| pending.sequence[3] ^= 1,
-        |pending| pending.total_len[0] ^= 1,
-        |pending| pending.total_len[1] ^= 1,
-    ];
-    with_fast_bed(move |bed| {
-        for flow in [UDP, TCP] {
-            for change in changes {
-                let pending = changed(flow.ingress_pending(bed), change);
-                assert_another(bed, &flow, pending, &flow.at_pod().bytes());
-            }
-        }
-    });
-}
-
-/// Rules of the host may change these on the way; the fast path would not.
-#[test]
-fn a_packet_that_was_not_forwarded_as_the_fast_path_would() {
-    let changes: [fn(&mut Pending); 4] = [
-        |pending| pending.ttl += 1,
-        |pending| pending.ttl -= 1,
-        |pending| pending.tos ^= 1,
-        |pending| pending.tos ^= 0x80,
-    ];
-    with_fast_bed(move |bed| {
-        for flow in [UDP, TCP] {
-            for change in changes {
-                let pending = changed(flow.ingress_pending(bed), change);
-                assert_refused(bed, &flow, pending, &flow.at_pod().bytes());
-            }
-        }
-    });
-}
-
 /// Somebody has cleared `tc_index`, or a mark is left from the slot's last use. A copy must not reach the pod; any other
 /// packet must.
 #[test]
@@ -310,39 +270,6 @@ fn a_ticket_that_may_be_a_probes_does_not_fit() {
         let another = changed(probe, |pending| pending.sequence[2] ^= 1);
         assert_eq!(enter(bed, another, &frame), untouched(&frame, PASS, &not_learned));
         assert!(bed.memory().ingress.is_empty());
-    });
-}
-
-#[test]
-fn a_packet_that_was_in_the_stack_for_too_long() {
-    with_fast_bed(|bed| {
-        for age in [PENDING_MAX_AGE, 10 * PENDING_MAX_AGE] {
-            let mut pending = UDP.ingress_pending(bed);
-            pending.entered = now() - age;
-            assert_refused(bed, &UDP, pending, &UDP.at_pod().bytes());
-        }
-    });
-}
-
-#[test]
-fn a_packet_that_entered_before_the_epoch_did() {
-    with_fast_bed(|bed| {
-        let mut pending = UDP.ingress_pending(bed);
-        pending.epoch -= 1;
-        assert_refused(bed, &UDP, pending, &UDP.at_pod().bytes());
-    });
-}
-
-#[test]
-fn a_packet_that_the_fast_path_never_takes() {
-    with_fast_bed(|bed| {
-        let mut fragment = UDP.at_pod();
-        fragment.ip.fragment |= Ipv4::MORE_FRAGMENTS;
-        let pending = UDP.ingress_pending(bed);
-        assert_another(bed, &UDP, pending, &fragment.bytes());
-        let mut padded = UDP.at_pod().bytes();
-        padded.push(0);
-        assert_another(bed, &UDP, pending, &padded);
     });
 }
 

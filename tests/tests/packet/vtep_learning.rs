@@ -79,7 +79,7 @@ fn assert_learned(bed: &mut Bed, flow: &Flow) -> EgressFlow {
 }
 
 /// The packet is another one than what was noted: it goes its way, whoever's it is, and nothing is learned from it.
-fn assert_another(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
+pub(crate) fn assert_another(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
     bed.forget_flows();
     for kind in [pending.kind, pending.kind | PENDING_PROBE] {
         let outcome = leave(bed, changed(pending, |pending| pending.kind = kind), frame);
@@ -90,7 +90,7 @@ fn assert_another(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
 }
 
 /// The packet goes its way, a copy ends here, and nothing is learned from it.
-fn assert_refused(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
+pub(crate) fn assert_refused(bed: &mut Bed, flow: &Flow, pending: Pending, frame: &[u8]) {
     bed.forget_flows();
     let outcome = leave(bed, pending, frame);
     assert_eq!(outcome, sent(flow, frame, &outcome, Reason::EgressNotLearned));
@@ -282,67 +282,6 @@ fn a_source_that_nat_has_changed() {
     });
 }
 
-/// The slot is that of another packet: each difference alone.
-#[test]
-fn a_packet_that_is_not_the_one_that_was_noted() {
-    let changes: [fn(&mut Pending); 5] = [
-        |pending| pending.key.protocol ^= 23, // 17 (UDP) and 6 (TCP)
-        |pending| pending.sequence[0] ^= 1,
-        |pending| pending.sequence[3] ^= 1,
-        |pending| pending.total_len[0] ^= 1,
-        |pending| pending.total_len[1] ^= 1,
-    ];
-    with_fast_bed(move |bed| {
-        for flow in [UDP, TCP] {
-            for change in changes {
-                let pending = changed(flow.egress_pending(), change);
-                assert_another(bed, &flow, pending, &flow.at_vtep().bytes());
-            }
-        }
-    });
-}
-
-/// Rules of the host may change these on the way; the fast path would not.
-#[test]
-fn a_packet_that_was_not_forwarded_as_the_fast_path_would() {
-    let changes: [fn(&mut Pending); 4] = [
-        |pending| pending.ttl += 1,
-        |pending| pending.ttl -= 1,
-        |pending| pending.tos ^= 1,
-        |pending| pending.tos ^= 0x80,
-    ];
-    with_fast_bed(move |bed| {
-        for flow in [UDP, TCP] {
-            for change in changes {
-                let pending = changed(flow.egress_pending(), change);
-                assert_refused(bed, &flow, pending, &flow.at_vtep().bytes());
-            }
-        }
-    });
-}
-
-#[test]
-fn a_packet_that_was_in_the_stack_for_too_long() {
-    use crate::bed::memory::now;
-    use overlay_common::flow::PENDING_MAX_AGE;
-    with_fast_bed(|bed| {
-        for age in [PENDING_MAX_AGE, 10 * PENDING_MAX_AGE] {
-            let mut pending = UDP.egress_pending();
-            pending.entered = now() - age;
-            assert_refused(bed, &UDP, pending, &UDP.at_vtep().bytes());
-        }
-    });
-}
-
-#[test]
-fn a_packet_that_entered_before_the_epoch_did() {
-    with_fast_bed(|bed| {
-        let mut pending = UDP.egress_pending();
-        pending.epoch -= 1;
-        assert_refused(bed, &UDP, pending, &UDP.at_vtep().bytes());
-    });
-}
-
 #[test]
 fn a_device_that_the_agent_does_not_know() {
     with_fast_bed(|bed| {
@@ -364,21 +303,6 @@ fn a_peer_that_the_agent_does_not_know() {
         };
         assert_eq!(outcome, expected);
         assert!(bed.memory().egress.is_empty());
-    });
-}
-
-#[test]
-fn a_packet_that_the_fast_path_never_takes() {
-    with_fast_bed(|bed| {
-        let fragment = {
-            let mut frame = UDP.at_vtep();
-            frame.ip.fragment |= overlay_testbed::packet::Ipv4::MORE_FRAGMENTS;
-            frame.bytes()
-        };
-        assert_another(bed, &UDP, UDP.egress_pending(), &fragment);
-        let mut padded = UDP.at_vtep().bytes();
-        padded.push(0);
-        assert_another(bed, &UDP, UDP.egress_pending(), &padded);
     });
 }
 
